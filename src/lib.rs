@@ -1,1 +1,21 @@
-//! gavel
+//! gavel: latency-first inference for Llama and Qwen models, with judge decoding
+//! fused into the target pass.
+//!
+//! Data flows down this list and never back up:
+//!
+//! - [`model`]: a checkpoint on disk, read and checked
+//! - [`tree`]: token trees, what a drafter proposes
+//! - [`draft`]: what proposes
+//! - [`verify`]: which proposals are accepted, the lossless and the judge rules
+//! - [`judge`]: the judge file
+//! - [`device`]: where passes and steps run
+//! - [`engine`]: the loop over steps
+
+pub mod device;
+pub mod draft;
+pub mod engine;
+pub mod judge;
+pub mod model;
+pub mod output;
+pub mod tree;
+pub mod verify;

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Most nodes a tree may have; the rows of one target pass less the last committed token.
-pub const MAX_NODES: usize = 511;
+/// Most rows of one pass, and nodes of a tree.
+pub const MAX_ROWS: usize = 512;
 
 /// A proposal: `tokens[n]` follows the tokens on the path to `parents[n]`.
 ///
@@ -36,8 +36,8 @@ pub enum TreeError {
         /// What was given as its parent.
         parent: i32,
     },
-    /// More than [`MAX_NODES`] nodes.
-    #[error("a tree of {nodes} nodes, expected at most {MAX_NODES}")]
+    /// More than [`MAX_ROWS`] nodes.
+    #[error("a tree of {nodes} nodes, expected at most {MAX_ROWS}")]
     TooLarge {
         /// Number of nodes.
         nodes: usize,
@@ -53,7 +53,7 @@ impl TokenTree {
                 parents: parents.len(),
             });
         }
-        if tokens.len() > MAX_NODES {
+        if tokens.len() > MAX_ROWS {
             return Err(TreeError::TooLarge {
                 nodes: tokens.len(),
             });
@@ -246,10 +246,12 @@ impl FromStr for Shape {
         } else {
             Shape::Chain(number(spec)?)
         };
-        if shape.nodes() > MAX_NODES {
+        // the last committed token takes a row of the same pass
+        if shape.nodes() >= MAX_ROWS {
             return Err(fail(format!(
-                "{} nodes, at most {MAX_NODES} fit one pass",
-                shape.nodes()
+                "{} nodes, at most {} fit one pass",
+                shape.nodes(),
+                MAX_ROWS - 1
             )));
         }
         Ok(shape)

@@ -1,0 +1,87 @@
+//! The command line: a file a subcommand.
+//!
+//! Text goes to standard output as it is made, everything else to standard error.
+//! Exit codes: 0 done, 2 wrong usage or input, 1 anything else.
+
+mod demo;
+mod generate;
+mod info;
+mod logits;
+mod progress;
+mod setup;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Latency-first inference for Llama and Qwen models, with judge decoding.
+#[derive(Parser)]
+#[command(name = "gavel", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Continue a prompt, plain, speculatively or judged
+    Generate(generate::Args),
+    /// Write logits and hidden states of given tokens, to compare with any other engine
+    Logits(logits::Args),
+    /// Show what a model is and what memory it needs
+    Info(info::Args),
+    /// Answer word problems with every kind of decoding, side by side
+    Demo(demo::Args),
+}
+
+/// Input or usage that no library error describes.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// A [`Usage`] error.
+fn usage(message: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Usage(message.into()))
+}
+
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Demo(args) => demo::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gavel: {error:#}");
+            ExitCode::from(if is_input(&error) { 2 } else { 1 })
+        }
+    }
+}
+
+/// Whether the user's input or usage is at fault, rather than the machine.
+fn is_input(error: &anyhow::Error) -> bool {
+    use gavel::{device, judge, model, tree, verify};
+    error.chain().any(|cause| {
+        cause.is::<Usage>()
+            || cause.is::<model::ModelError>()
+            || cause.is::<model::TokenizerError>()
+            || cause.is::<model::ChatError>()
+            || cause.is::<judge::JudgeError>()
+            || cause.is::<tree::TreeError>()
+            || cause.is::<tree::ShapeError>()
+            || cause.is::<verify::PolicyError>()
+            || cause.is::<verify::VerifyError>()
+            || cause.is::<device::DeviceError>()
+    })
+}
+
+/// Whoever read our output has seen enough (`gavel generate ... | head`).
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

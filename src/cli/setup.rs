@@ -1,0 +1,339 @@
+//! Flags that several subcommands share, and what they turn into.
+
+use super::usage;
+use anyhow::Context;
+use clap::Args;
+use gavel::device::{Device, Draw, Setup, Step, cpu::Cpu};
+use gavel::draft::{Drafter, Ngram};
+use gavel::judge::Judge;
+use gavel::model::{Model, Tokenizer};
+use gavel::tree::Shape;
+use gavel::verify::{Guard, Policy, Rule, Sampling};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Context where neither the user nor the model says less.
+const DEFAULT_CONTEXT: usize = 8192;
+
+/// Which model, on what.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Directory as Hugging Face writes it, or a Hub id such as org/name
+    #[arg(long, value_name = "DIR|ID")]
+    pub model: String,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Where it runs.
+#[derive(Args)]
+pub struct DeviceArgs {
+    /// Most positions of a sequence [default: the smaller of 8192 and what the model was made for]
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
+    /// cpu, or cuda[:INDEX]
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: String,
+    /// Threads of the CPU device [default: all cores]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+}
+
+/// What drafts, and how.
+#[derive(Args)]
+pub struct DraftArgs {
+    /// What drafts: a model (DIR or ID), ngram, self:LAYERS, or none
+    #[arg(
+        long,
+        default_value = "none",
+        value_name = "DIR|ngram|self:LAYERS|none"
+    )]
+    pub draft: String,
+    /// Draft a chain of this many tokens [default: 4]
+    #[arg(long, value_name = "N", conflicts_with = "tree")]
+    pub gamma: Option<usize>,
+    /// Draft a tree: children per level such as 4x2x2x1, or best:NODES[xDEPTH]
+    #[arg(long, value_name = "SPEC")]
+    pub tree: Option<Shape>,
+    /// How a model drafter chooses children: sample from its law (chains), or the best (trees)
+    #[arg(long, value_name = "sample|top")]
+    pub draw: Option<DrawArg>,
+    /// Temperature of the drafter [default: the target's]
+    #[arg(long, value_name = "T")]
+    pub draft_temperature: Option<f32>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum DrawArg {
+    Sample,
+    Top,
+}
+
+/// What is accepted.
+#[derive(Args)]
+pub struct PolicyArgs {
+    /// chain, block, kl=D[,reverse], margin=R, typical[=EPS,ALPHA], threshold=T,
+    /// sglang=SINGLE,ACCUMULATED, topk=K or synthetic=RATE
+    #[arg(long, default_value = "chain", value_name = "RULE")]
+    pub rule: Rule,
+    /// A trained judge: its file
+    #[arg(long, value_name = "FILE")]
+    pub judge: Option<PathBuf>,
+    /// The judge's threshold: an operating point f1, r90 or mid, or a number
+    #[arg(long, default_value = "f1", value_name = "POINT|THETA")]
+    pub at: String,
+    /// Use a judge that was trained for another target (transfer experiments)
+    #[arg(long)]
+    pub allow_foreign_target: bool,
+    /// Tokens that a rule may not rescue beyond end-of-sequence and special ones: digits
+    /// and token ids, comma-separated; or none, to guard nothing at all
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "LIST|none",
+        hide_default_value = true
+    )]
+    pub guard: String,
+    /// Sampling temperature; 0 is greedy
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    pub temperature: f32,
+    /// Sample among the K best tokens; 0 is off
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    pub top_k: usize,
+    /// Sample among the best tokens that hold this share of the probability; 1 is off
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    pub top_p: f32,
+    /// Seed of all random numbers
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    pub seed: u64,
+}
+
+impl ModelArgs {
+    /// Finds and opens the model.
+    pub fn open(&self) -> anyhow::Result<Arc<Model>> {
+        Ok(Arc::new(Model::open(&Model::locate(&self.model)?)?))
+    }
+}
+
+impl DeviceArgs {
+    pub fn context(&self, model: &Model) -> usize {
+        self.context
+            .unwrap_or(DEFAULT_CONTEXT.min(model.config.max_positions))
+    }
+
+    /// Opens the device on which `target` and `drafter` run.
+    pub fn open(
+        &self,
+        target: Arc<Model>,
+        drafter: Drafter,
+        judge: Option<Arc<Judge>>,
+    ) -> anyhow::Result<Box<dyn Device>> {
+        let setup = Setup {
+            context: self.context(&target),
+            target,
+            drafter,
+            judge,
+            threads: self.threads,
+        };
+        match self.device.split(':').next() {
+            Some("cpu") if self.device == "cpu" => Ok(Box::new(Cpu::open(&setup)?)),
+            Some("cuda") => Err(usage(
+                "--device cuda: this build has no CUDA kernels yet; use --device cpu",
+            )),
+            _ => Err(usage(format!(
+                "--device {}: expected cpu or cuda[:INDEX]",
+                self.device
+            ))),
+        }
+    }
+}
+
+impl DraftArgs {
+    /// The drafter; a model is checked against the target's vocabulary.
+    pub fn drafter(&self, target: &Arc<Model>) -> anyhow::Result<Drafter> {
+        let explicit_shape = self.gamma.is_some() || self.tree.is_some();
+        match self.draft.as_str() {
+            "none" if explicit_shape => Err(usage(
+                "--gamma and --tree need a drafter: --draft DIR, ngram or self:LAYERS",
+            )),
+            "none" => Ok(Drafter::None),
+            "ngram" => Ok(Drafter::Ngram(Ngram::default())),
+            name => match name.strip_prefix("self:") {
+                Some(layers) => {
+                    let layers = layers.parse().map_err(|_| {
+                        usage(format!("--draft {name}: '{layers}' is no number of layers"))
+                    })?;
+                    Ok(Drafter::self_layers(target, layers)?)
+                }
+                None => open_draft(name, target).map(Drafter::Model),
+            },
+        }
+    }
+
+    /// The shape that each step drafts.
+    pub fn shape(&self) -> anyhow::Result<Shape> {
+        match (&self.tree, self.gamma) {
+            _ if self.draft == "none" => Ok(Shape::NONE),
+            (Some(tree), _) => Ok(tree.clone()),
+            // read as a shape is, so that the limits are the same
+            (None, Some(gamma)) => Ok(gamma
+                .to_string()
+                .parse()
+                .with_context(|| format!("--gamma {gamma}"))?),
+            (None, None) => Ok(Shape::Chain(4)),
+        }
+    }
+}
+
+/// Opens a draft model and checks that token ids mean the same as in the target.
+pub fn open_draft(name: &str, target: &Model) -> anyhow::Result<Arc<Model>> {
+    let draft = Model::open(&Model::locate(name)?)?;
+    let (of_draft, of_target) = (Tokenizer::open(&draft.dir)?, Tokenizer::open(&target.dir)?);
+    of_draft.agrees_with(&of_target).with_context(|| {
+        format!(
+            "{} cannot draft for {}",
+            draft.dir.display(),
+            target.dir.display()
+        )
+    })?;
+    Ok(Arc::new(draft))
+}
+
+impl PolicyArgs {
+    pub fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+        }
+    }
+
+    /// The judge, checked against the loaded models.
+    pub fn judge(&self, target: &Model, drafter: &Drafter) -> anyhow::Result<Option<Arc<Judge>>> {
+        let Some(path) = &self.judge else {
+            return Ok(None);
+        };
+        let judge = Judge::read(path)?;
+        judge
+            .check(
+                target,
+                drafter.model().map(AsRef::as_ref),
+                self.allow_foreign_target,
+            )
+            .with_context(|| format!("{}", path.display()))?;
+        Ok(Some(Arc::new(judge)))
+    }
+
+    /// Sampling, rule and guard as one.
+    pub fn policy(
+        &self,
+        judge: Option<&Judge>,
+        target: &Model,
+        tokenizer: &Tokenizer,
+    ) -> anyhow::Result<Policy> {
+        let sampling = self.sampling();
+        sampling.check()?;
+        let rule = match judge {
+            Some(judge) => self.rule.with_judge(judge.theta(&self.at)?)?,
+            None => self.rule,
+        };
+        Ok(Policy {
+            sampling,
+            rule,
+            guard: self.guard(target, tokenizer)?,
+        })
+    }
+
+    fn guard(&self, target: &Model, tokenizer: &Tokenizer) -> anyhow::Result<Guard> {
+        if self.guard == "none" {
+            return Ok(Guard::NONE);
+        }
+        let vocab_size = target.config.vocab_size as u32;
+        let mut ids = default_guard(target, tokenizer);
+        for part in self
+            .guard
+            .split(',')
+            .map(str::trim)
+            .filter(|p| !p.is_empty())
+        {
+            if part == "digits" {
+                let has_digit = |id: &u32| {
+                    tokenizer
+                        .token(*id)
+                        .is_some_and(|t| t.chars().any(|c| c.is_ascii_digit()))
+                };
+                ids.extend((0..vocab_size).filter(has_digit));
+                continue;
+            }
+            match part.parse::<u32>() {
+                Ok(id) if id < vocab_size => ids.push(id),
+                _ => {
+                    return Err(usage(format!(
+                        "--guard {part}: expected none, digits or a token id below {vocab_size}"
+                    )));
+                }
+            }
+        }
+        Ok(ids.into_iter().collect())
+    }
+}
+
+/// End-of-sequence and every special token.
+pub fn default_guard(target: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
+    let mut ids = target.generation.eos.clone();
+    ids.extend(tokenizer.special_ids());
+    ids
+}
+
+/// The step that a run repeats.
+pub fn step(draft: &DraftArgs, policy: Policy) -> anyhow::Result<Step> {
+    let shape = draft.shape()?;
+    if policy.rule == Rule::Block && !shape.is_chain() {
+        return Err(usage(format!(
+            "--rule block verifies chains, found --tree {shape}; use --gamma"
+        )));
+    }
+    let draft_sampling = Sampling {
+        temperature: draft
+            .draft_temperature
+            .unwrap_or(policy.sampling.temperature),
+        ..policy.sampling
+    };
+    draft_sampling.check()?;
+    let draw = match draft.draw {
+        Some(DrawArg::Sample) => Draw::Sampled,
+        Some(DrawArg::Top) => Draw::Top,
+        None if shape.is_chain() => Draw::Sampled,
+        None => Draw::Top,
+    };
+    Ok(Step {
+        shape,
+        draw,
+        draft_sampling,
+        policy: Arc::new(policy),
+    })
+}
+
+/// Reads text that must be UTF-8, `-` from standard input.
+pub fn read_text(name: &str) -> anyhow::Result<String> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    if name == "-" {
+        std::io::stdin()
+            .lock()
+            .read_to_end(&mut bytes)
+            .context("standard input")?;
+    } else {
+        bytes = std::fs::read(Path::new(name)).map_err(|e| usage(format!("{name}: {e}")))?;
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let (at, name) = (
+            e.utf8_error().valid_up_to(),
+            if name == "-" { "standard input" } else { name },
+        );
+        usage(format!(
+            "{name}: byte {at} (0x{:02x}) is not UTF-8, expected text",
+            e.as_bytes()[at]
+        ))
+    })
+}

@@ -1,0 +1,380 @@
+//! The CPU device: the embedded default where there is no GPU, and the reference.
+//!
+//! A step is what it reads like: draft, one target pass, judge, [`verify`], commit.
+
+mod attention;
+mod cache;
+mod drafting;
+mod forward;
+mod linear;
+mod simd;
+mod team;
+
+use super::{
+    Committed, Device, DeviceError, Finish, Logits, MemoryPlan, PassOutput, Request, Setup, Step,
+    StepReport, StepTimes, Ticket, TokenReason, Want,
+};
+use crate::draft::Drafter;
+use crate::judge::{Judge, Tap};
+use crate::tree::{MAX_ROWS, TokenTree};
+use crate::verify::{Inputs, NextReason, Philox, Reason, Rows, Rule, Verdict, verify};
+use drafting::{Draft, ModelDrafter};
+use forward::Forward;
+use simd::Isa;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+use team::Team;
+
+/// Everything on the processor's cores.
+pub struct Cpu {
+    team: Team,
+    target: Forward,
+    drafter: Drafting,
+    judge: Option<Arc<Judge>>,
+    context: usize,
+    sequence: Option<Sequence>,
+    /// Steps asked for and not yet read; a step runs when its result is read.
+    queue: VecDeque<(u64, Step)>,
+    next_ticket: u64,
+}
+
+/// What drafts, with its state.
+enum Drafting {
+    Host(Drafter),
+    Model(Box<ModelDrafter>),
+}
+
+/// The sequence under way.
+struct Sequence {
+    /// Prompt and committed tokens; the last one has no keys and values yet.
+    tokens: Vec<u32>,
+    request: Request,
+    step: u32,
+    finish: Option<Finish>,
+}
+
+impl Cpu {
+    /// Loads target and drafter. Weights stay where they are mapped.
+    pub fn open(setup: &Setup) -> Result<Cpu, DeviceError> {
+        Cpu::with_isa(setup, Isa::best())
+    }
+
+    /// The device without SIMD instructions of the processor, to test the portable kernels.
+    pub fn open_portable(setup: &Setup) -> Result<Cpu, DeviceError> {
+        Cpu::with_isa(setup, Isa::Portable)
+    }
+
+    fn with_isa(setup: &Setup, isa: Isa) -> Result<Cpu, DeviceError> {
+        let most = setup.target.config.max_positions;
+        if setup.context == 0 || setup.context > most {
+            return Err(DeviceError::Context {
+                context: setup.context,
+                most,
+            });
+        }
+        let team = Team::new(setup.threads, isa).map_err(|e| DeviceError::Threads(e.to_string()))?;
+        let drafter = match &setup.drafter {
+            Drafter::Model(model) => {
+                Drafting::Model(Box::new(ModelDrafter::new(model.clone(), setup.context)))
+            }
+            other => Drafting::Host(other.clone()),
+        };
+        Ok(Cpu {
+            team,
+            target: Forward::new(setup.target.clone(), setup.context + MAX_ROWS),
+            drafter,
+            judge: setup.judge.clone(),
+            context: setup.context,
+            sequence: None,
+            queue: VecDeque::new(),
+            next_ticket: 0,
+        })
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), DeviceError> {
+        let vocab_size = self.target.model.config.vocab_size;
+        match tokens.iter().position(|&t| t as usize >= vocab_size) {
+            None => Ok(()),
+            Some(place) => Err(DeviceError::Token {
+                token: tokens[place],
+                place,
+                vocab_size,
+            }),
+        }
+    }
+
+    fn step(&mut self, step: &Step) -> Result<StepReport, DeviceError> {
+        let Some(sequence) = self.sequence.as_mut().filter(|s| s.finish.is_none()) else {
+            return Ok(StepReport::default());
+        };
+        let request = &sequence.request;
+        let made = sequence.tokens.len() - request.prompt.len();
+        // the token that the target supplies comes on top of the deepest path
+        let room = (request.max_tokens - made).min(self.context - sequence.tokens.len());
+        let shape = step.shape.cut(room - 1);
+        let mut philox = Philox::new(request.seed, request.sequence).at_step(sequence.step);
+
+        let began = Instant::now();
+        let vocab_size = self.target.model.config.vocab_size;
+        let draft = match &mut self.drafter {
+            Drafting::Model(model) => model.propose(
+                &self.team,
+                &sequence.tokens,
+                &shape,
+                step,
+                vocab_size,
+                self.judge.as_deref().filter(|_| step.policy.rule.needs_scores()),
+                &philox,
+            )?,
+            Drafting::Host(Drafter::Ngram(ngram)) => {
+                Draft::deterministic(ngram.propose(&sequence.tokens, &shape))
+            }
+            Drafting::Host(_) => Draft::deterministic(TokenTree::default()),
+        };
+        let drafted = Instant::now();
+
+        let judge = self.judge.as_deref().filter(|_| step.policy.rule.needs_scores());
+        let rows = rooted(sequence.tokens[sequence.tokens.len() - 1], &draft.tree);
+        let want = Want {
+            logits: Logits::All,
+            hidden: judge.is_some_and(|j| j.taps().contains(&Tap::Final)),
+            taps: judge.map_or_else(Vec::new, tapped_layers),
+        };
+        let pass = self.target.pass(&self.team, &rows, 0, &want);
+        let passed = Instant::now();
+
+        let scores = judge
+            .map(|judge| scores(judge, &draft, &pass, self.target.model.config.hidden_size))
+            .transpose()?;
+        let verdict = verify::<f32, _>(
+            &Inputs {
+                tree: &draft.tree,
+                target: Rows::new(&pass.logits, vocab_size).expect("the pass returns whole rows"),
+                q: draft.q.as_deref(),
+                r: draft.logits(),
+                scores: scores.as_deref(),
+            },
+            &step.policy,
+            &mut philox,
+        )?;
+        let mut path = vec![0];
+        path.extend(verdict.path.iter().map(|n| n + 1));
+        let committed = sequence.take_in(&draft.tree, &verdict, self.context);
+        let base = self.target.cache.len;
+        let kept: Vec<usize> = path[..committed.len()].iter().map(|r| base + r).collect();
+        self.target.cache.commit(&kept);
+        if let Drafting::Model(model) = &mut self.drafter {
+            model.commit(&verdict.path[..committed.len() - 1]);
+        }
+        Ok(StepReport {
+            nodes: draft.tree.len(),
+            depth: draft.tree.depths().into_iter().max().unwrap_or(0),
+            committed,
+            finish: sequence.finish,
+            times: StepTimes {
+                draft: drafted - began,
+                target: passed - drafted,
+                verify: passed.elapsed(),
+            },
+        })
+    }
+}
+
+impl Sequence {
+    /// Commits the accepted path and the token after it, up to the first stop token.
+    fn take_in(&mut self, tree: &TokenTree, verdict: &Verdict, context: usize) -> Vec<Committed> {
+        let mut committed = Vec::new();
+        let path = verdict.path.iter().map(|&node| Committed {
+            token: tree.tokens()[node],
+            reason: match verdict.reasons[node] {
+                Reason::Judged => TokenReason::Judged,
+                _ => TokenReason::Aligned,
+            },
+            acceptability: Some(verdict.acceptability[node]).filter(|a| !a.is_nan()),
+        });
+        let next = Committed {
+            token: verdict.next,
+            reason: match verdict.next_reason {
+                NextReason::Bonus => TokenReason::Bonus,
+                NextReason::Residual => TokenReason::Residual,
+            },
+            acceptability: None,
+        };
+        for token in path.chain([next]) {
+            committed.push(token);
+            self.tokens.push(token.token);
+            if self.request.stop_tokens.contains(&token.token) {
+                self.finish = Some(Finish::Stop);
+                break;
+            }
+        }
+        if self.finish.is_none() {
+            if self.tokens.len() - self.request.prompt.len() >= self.request.max_tokens {
+                self.finish = Some(Finish::Length);
+            } else if self.tokens.len() >= context {
+                self.finish = Some(Finish::Context);
+            }
+        }
+        self.step += 1;
+        committed
+    }
+}
+
+/// The rows of a step's pass: the last committed token, then the nodes.
+fn rooted(root: u32, tree: &TokenTree) -> TokenTree {
+    let mut rows = TokenTree::default();
+    rows.push(None, root);
+    for (node, &token) in tree.tokens().iter().enumerate() {
+        rows.push(Some(tree.parent(node).map_or(0, |p| p + 1)), token);
+    }
+    rows
+}
+
+fn tapped_layers(judge: &Judge) -> Vec<usize> {
+    let layers = judge.taps().iter().filter_map(|tap| match tap {
+        Tap::Final => None,
+        Tap::Layer(layer) => Some(*layer),
+    });
+    layers.collect()
+}
+
+/// The judge's acceptability of every node: one dot product a node.
+fn scores(
+    judge: &Judge,
+    draft: &Draft,
+    pass: &PassOutput,
+    hidden_size: usize,
+) -> Result<Vec<f32>, DeviceError> {
+    let mut features = Vec::new();
+    let mut scores = Vec::with_capacity(draft.tree.len());
+    for node in 0..draft.tree.len() {
+        features.clear();
+        if judge.reads_draft() {
+            let Some(hidden) = draft.hidden(node) else {
+                return Err(DeviceError::Judge(
+                    "the judge reads the drafter's hidden states (DD-DT), and this drafter has none"
+                        .to_owned(),
+                ));
+            };
+            features.extend_from_slice(hidden);
+        }
+        for tap in judge.taps() {
+            let rows = match tap {
+                Tap::Final => &pass.last_hidden,
+                Tap::Layer(layer) => {
+                    let found = pass.taps.iter().find(|(l, _)| l == layer);
+                    &found.expect("the pass was asked for this tap").1
+                }
+            };
+            features.extend_from_slice(&rows[(node + 1) * hidden_size..][..hidden_size]);
+        }
+        scores.push(judge.score(&features));
+    }
+    Ok(scores)
+}
+
+impl Device for Cpu {
+    fn describe(&self) -> String {
+        let threads = self.team.threads();
+        let plural = if threads == 1 { "" } else { "s" };
+        format!("cpu, {threads} thread{plural}, {}", self.team.isa().name())
+    }
+
+    fn memory(&self) -> MemoryPlan {
+        let (mut weights, mut kv) = (self.target.model.weights.bytes(), self.target.cache.bytes());
+        if let Drafting::Model(draft) = &self.drafter {
+            kv += draft.forward().cache.bytes();
+            // the target's own layers are mapped once
+            if draft.forward().model.dir != self.target.model.dir {
+                weights += draft.forward().model.weights.bytes();
+            }
+        }
+        MemoryPlan { weights, kv }
+    }
+
+    fn start(&mut self, request: &Request) -> Result<(), DeviceError> {
+        self.sequence = None;
+        self.queue.clear();
+        let Some((_, before)) = request.prompt.split_last() else {
+            return Err(DeviceError::EmptyPrompt);
+        };
+        self.check_tokens(&request.prompt)?;
+        if request.prompt.len() >= self.context {
+            return Err(DeviceError::PromptTooLong {
+                found: request.prompt.len(),
+                context: self.context,
+            });
+        }
+        self.target.cache.len = 0;
+        super::prefill(self, before, &Want::default())?;
+        if let Drafting::Model(model) = &mut self.drafter {
+            model.restart();
+        }
+        self.sequence = Some(Sequence {
+            tokens: request.prompt.clone(),
+            step: 0,
+            finish: (request.max_tokens == 0).then_some(Finish::Length),
+            request: request.clone(),
+        });
+        Ok(())
+    }
+
+    fn enqueue(&mut self, step: &Step) -> Result<Ticket, DeviceError> {
+        if matches!(step.policy.rule, Rule::Kl { .. }) && !matches!(self.drafter, Drafting::Model(_)) {
+            return Err(DeviceError::Draft(
+                "the KL rule compares with the drafter's own distribution; this drafter has none, a model has"
+                    .to_owned(),
+            ));
+        }
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.queue.push_back((ticket, step.clone()));
+        Ok(Ticket(ticket))
+    }
+
+    fn read(&mut self, ticket: Ticket) -> Result<StepReport, DeviceError> {
+        match self.queue.pop_front() {
+            Some((expected, step)) if expected == ticket.0 => self.step(&step),
+            other => Err(DeviceError::Ticket {
+                found: ticket.0,
+                expected: other.map_or(self.next_ticket, |(t, _)| t),
+            }),
+        }
+    }
+
+    fn pass(&mut self, rows: &TokenTree, want: &Want) -> Result<PassOutput, DeviceError> {
+        self.check_tokens(rows.tokens())?;
+        let layers = self.target.model.config.layers;
+        if let Some(&layer) = want.taps.iter().find(|&&l| l > layers) {
+            return Err(DeviceError::Tap { layer, layers });
+        }
+        let committed = self.target.cache.len;
+        let deepest = rows.depths().into_iter().max().unwrap_or(0);
+        if committed + deepest > self.context {
+            return Err(DeviceError::Full {
+                rows: rows.len(),
+                committed,
+                context: self.context,
+            });
+        }
+        if rows.is_empty() {
+            return Ok(PassOutput::default());
+        }
+        Ok(self.target.pass(&self.team, rows, 0, want))
+    }
+
+    fn commit(&mut self, path: &[usize]) {
+        let base = self.target.cache.len;
+        let slots: Vec<usize> = path.iter().map(|row| base + row).collect();
+        self.target.cache.commit(&slots);
+    }
+
+    fn rollback(&mut self, len: usize) {
+        self.target.cache.len = self.target.cache.len.min(len);
+    }
+
+    fn committed(&self) -> usize {
+        self.target.cache.len
+    }
+}

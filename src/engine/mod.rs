@@ -1,0 +1,78 @@
+//! The loop: enqueue, read, stop.
+
+mod stats;
+mod text;
+
+pub use stats::Stats;
+pub use text::{TextOutput, Trimmed};
+
+use crate::device::{Committed, Device, DeviceError, Finish, Request, Step};
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+/// Steps in flight: the device works on one while the host looks at the one before.
+const IN_FLIGHT: usize = 2;
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The device reached a stop token or a limit.
+    Device(Finish),
+    /// The caller had enough: a stop string, Ctrl-C.
+    Caller,
+}
+
+/// A finished generation.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// What was added to the prompt, a stop token included.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub ended: Ended,
+    /// What it took.
+    pub stats: Stats,
+}
+
+/// Decodes one sequence. `on_tokens` sees what each step committed, as soon as it is
+/// known, and may end the sequence.
+pub fn generate(
+    device: &mut dyn Device,
+    request: &Request,
+    step: &Step,
+    mut on_tokens: impl FnMut(&[Committed]) -> ControlFlow<()>,
+) -> Result<Generation, DeviceError> {
+    let began = Instant::now();
+    device.start(request)?;
+    let mut stats = Stats::new(request.prompt.len(), began.elapsed());
+    let mut tokens = Vec::new();
+    let mut tickets = std::collections::VecDeque::new();
+    let ended = loop {
+        while tickets.len() < IN_FLIGHT {
+            tickets.push_back(device.enqueue(step)?);
+        }
+        let Some(ticket) = tickets.pop_front() else {
+            unreachable!("a ticket was just queued");
+        };
+        let report = device.read(ticket)?;
+        stats.add(&report, began.elapsed());
+        tokens.extend(report.committed.iter().map(|c| c.token));
+        let flow = on_tokens(&report.committed);
+        if let Some(finish) = report.finish {
+            break Ended::Device(finish);
+        }
+        if flow.is_break() {
+            break Ended::Caller;
+        }
+    };
+    // what is still in flight does nothing after the end, or is forgotten by the next start
+    if matches!(ended, Ended::Device(_)) {
+        for ticket in tickets {
+            device.read(ticket)?;
+        }
+    }
+    Ok(Generation {
+        tokens,
+        ended,
+        stats,
+    })
+}
