@@ -1,1 +1,3 @@
 //! gavel
+
+pub mod model;
