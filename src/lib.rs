@@ -1,1 +1,3 @@
 //! gavel
+pub mod tree;
+pub mod verify;
