@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The `gavel` command.
 
 mod cli;
@@ -5,3 +6,6 @@ mod cli;
 fn main() -> std::process::ExitCode {
     cli::main()
 }
+=======
+fn main() {}
+>>>>>>> verify

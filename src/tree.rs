@@ -120,8 +120,7 @@ impl TokenTree {
 
     /// Nodes from the root to `node`, both included.
     pub fn path(&self, node: usize) -> Vec<usize> {
-        let mut path: Vec<usize> =
-            std::iter::successors(Some(node), |&n| self.parent(n)).collect();
+        let mut path: Vec<usize> = std::iter::successors(Some(node), |&n| self.parent(n)).collect();
         path.reverse();
         path
     }
@@ -166,7 +165,9 @@ pub enum Shape {
 
 /// Why a shape could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("tree shape '{spec}': {why}; expected GAMMA, children per level such as 4x2x2x1, or best:NODES[xDEPTH]")]
+#[error(
+    "tree shape '{spec}': {why}; expected GAMMA, children per level such as 4x2x2x1, or best:NODES[xDEPTH]"
+)]
 pub struct ShapeError {
     spec: String,
     why: String,
@@ -305,7 +306,17 @@ mod tests {
             assert_eq!(spec.parse::<Shape>().unwrap().to_string(), spec);
         }
         assert_eq!("4x2x2x1".parse::<Shape>().unwrap().nodes(), 4 + 8 + 16 + 16);
-        for bad in ["", "0", "x", "4x", "4x0", "best:", "best:0", "9x9x9", "99999999999999999999"] {
+        for bad in [
+            "",
+            "0",
+            "x",
+            "4x",
+            "4x0",
+            "best:",
+            "best:0",
+            "9x9x9",
+            "99999999999999999999",
+        ] {
             assert!(bad.parse::<Shape>().is_err(), "{bad}");
         }
     }

@@ -1,0 +1,132 @@
+//! Where randomness comes from.
+
+use super::law::{Mass, Remaining};
+use super::math::Real;
+
+/// What a random number is used for; part of its counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Use {
+    /// The drafter draws a node's token.
+    Draft = 0,
+    /// The lossless rule tests a node (block: its eta).
+    Accept = 1,
+    /// The target's own token after all children of a row were rejected.
+    Residual = 2,
+    /// The target's own token after a row without children.
+    Bonus = 3,
+    /// A lossy coin about a node (synthetic, sglang).
+    Coin = 4,
+}
+
+/// The place of one random number within a step: no two decisions share one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Site {
+    /// Row of the target pass: 0 is the last committed token, n + 1 is node n.
+    pub row: u32,
+    /// What the number is used for.
+    pub usage: Use,
+}
+
+impl Site {
+    /// A decision about node `node`.
+    pub fn node(node: usize, usage: Use) -> Site {
+        Site {
+            row: node as u32 + 1,
+            usage,
+        }
+    }
+
+    /// A draw from the law of row `row`.
+    pub fn row(row: usize, usage: Use) -> Site {
+        Site {
+            row: row as u32,
+            usage,
+        }
+    }
+}
+
+/// Makes the random decisions of one step.
+///
+/// [`Philox`] in production; a proof puts an enumeration in its place.
+pub trait Chooser<T: Real> {
+    /// True with this probability (1 or more: always; 0 or NaN: never).
+    fn accept(&mut self, site: Site, probability: T) -> bool;
+    /// A token of what is left of a law; `None` when nothing is.
+    fn draw(&mut self, site: Site, law: &Remaining<'_>) -> Option<u32>;
+    /// A token of a residual; `None` when nothing is positive.
+    fn draw_mass(&mut self, site: Site, mass: &Mass<T>) -> Option<u32>;
+}
+
+/// The production generator: Philox4x32-10 (Salmon et al., SC 2011) with
+/// counter (sequence, step, row, use) and the seed as its key.
+///
+/// A number depends on its counter alone, so it does not matter which numbers
+/// a step asks for, or in what order. Of the four words, the first two make the
+/// 64 random bits of a decision (the first is the low half).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Philox {
+    /// The user's seed.
+    pub seed: u64,
+    /// Which of the run's sequences (prompts, samples) is decoded.
+    pub sequence: u32,
+    /// Decoding steps of the sequence so far.
+    pub step: u32,
+}
+
+impl Philox {
+    /// The generator of a sequence's first step.
+    pub fn new(seed: u64, sequence: u32) -> Philox {
+        Philox {
+            seed,
+            sequence,
+            step: 0,
+        }
+    }
+
+    /// The same sequence's generator at a step.
+    pub fn at_step(self, step: u32) -> Philox {
+        Philox { step, ..self }
+    }
+
+    /// The 64 random bits of a site.
+    pub fn word(&self, site: Site) -> u64 {
+        let counter = [self.sequence, self.step, site.row, site.usage as u32];
+        let key = [self.seed as u32, (self.seed >> 32) as u32];
+        let [low, high, ..] = philox4x32(counter, key);
+        u64::from(high) << 32 | u64::from(low)
+    }
+}
+
+impl<T: Real> Chooser<T> for Philox {
+    fn accept(&mut self, site: Site, probability: T) -> bool {
+        probability.admits(self.word(site))
+    }
+
+    fn draw(&mut self, site: Site, law: &Remaining<'_>) -> Option<u32> {
+        law.draw(self.word(site))
+    }
+
+    fn draw_mass(&mut self, site: Site, mass: &Mass<T>) -> Option<u32> {
+        mass.draw(self.word(site))
+    }
+}
+
+/// Philox4x32 with 10 rounds.
+pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+    for round in 0..10 {
+        if round > 0 {
+            key[0] = key[0].wrapping_add(0x9e37_79b9);
+            key[1] = key[1].wrapping_add(0xbb67_ae85);
+        }
+        let a = u64::from(counter[0]) * 0xd251_1f53;
+        let b = u64::from(counter[2]) * 0xcd9e_8d57;
+        counter = [
+            (b >> 32) as u32 ^ counter[1] ^ key[0],
+            b as u32,
+            (a >> 32) as u32 ^ counter[3] ^ key[1],
+            a as u32,
+        ];
+    }
+    counter
+}

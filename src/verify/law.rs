@@ -1,0 +1,597 @@
+//! Sampling laws with integer weights: exact whatever the order of a sum.
+
+use super::math::{self, CHUNK, Real};
+use super::policy::{PolicyError, Sampling};
+
+/// The weight of the best token: weights are `round(exp((z - max) / temperature) * 2^40)`.
+pub const ONE: u64 = 1 << 40;
+const ONE_F32: f32 = ONE as f32;
+
+/// A law over the vocabulary: softmax at a temperature, cut by top-k and top-p.
+///
+/// Token weights are integers, so that support, truncation and draws do not
+/// depend on the order in which anything is summed. A law of one token (greedy
+/// sampling, a deterministic draft) holds no vector; a truncated one holds its
+/// support only. The default law is empty: a placeholder for rows without children.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Law {
+    total: u64, // sum of the weights; at most 2^40 * 2^23 for 2^23 tokens
+    weights: Weights,
+}
+
+// Weights are kept as f32, which holds each of them exactly (24 bits times a
+// power of two) in half the memory and in the form in which they are used.
+#[derive(Clone, Debug, Default, PartialEq)]
+enum Weights {
+    #[default]
+    Empty,
+    One(u32),
+    Sparse {
+        ids: Vec<u32>, // ascending
+        weights: Vec<f32>,
+    },
+    Dense {
+        weights: Vec<f32>, // [V]
+        chunks: Vec<u64>,  // [V / CHUNK, rounded up] sums of weights
+    },
+}
+
+/// Why logits have no sampling law.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum LawError {
+    /// A logit that is NaN or infinite upwards, or a row in which all are -infinity.
+    #[error(
+        "the logit of token {token} is {value}, expected a finite number (or -inf for some tokens)"
+    )]
+    NotFinite {
+        /// The token.
+        token: u32,
+        /// Its logit.
+        value: f32,
+    },
+    /// Fewer logits than tokens, or none.
+    #[error("{logits} logits, expected at least {vocab} (and more than 0)")]
+    Width {
+        /// Number of logits.
+        logits: usize,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+    /// Temperature or top-p out of range.
+    #[error(transparent)]
+    Sampling(#[from] PolicyError),
+}
+
+/// The highest logit of a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Best {
+    pub token: u32, // the lowest id on ties
+    pub logit: f32,
+}
+
+/// Finds the highest logit, the lowest id on ties; refuses NaN, +inf and rows of -inf.
+pub(crate) fn best(logits: &[f32]) -> Result<Best, LawError> {
+    // Blocks, so that both the maximum and its search stay branch-free inside.
+    const BLOCK: usize = 1024;
+    const LANES: usize = 16;
+    let mut highest = f32::NEG_INFINITY;
+    let mut at = 0;
+    let mut unordered = false;
+    for (b, block) in logits.chunks(BLOCK).enumerate() {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let mut nan = [false; LANES];
+        let (whole, rest) = block.as_chunks::<LANES>();
+        for x in whole {
+            for l in 0..LANES {
+                lanes[l] = if x[l] > lanes[l] { x[l] } else { lanes[l] };
+                nan[l] |= x[l].is_nan();
+            }
+        }
+        for (l, &x) in rest.iter().enumerate() {
+            lanes[l] = if x > lanes[l] { x } else { lanes[l] };
+            nan[l] |= x.is_nan();
+        }
+        unordered |= nan.contains(&true);
+        let max = lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if max > highest {
+            highest = max;
+            at = b * BLOCK;
+        }
+    }
+    let not_finite = |found: Option<usize>| {
+        let token = found.unwrap_or(0);
+        Err(LawError::NotFinite {
+            token: token as u32,
+            value: logits.get(token).copied().unwrap_or(f32::NEG_INFINITY),
+        })
+    };
+    if unordered {
+        return not_finite(logits.iter().position(|x| x.is_nan()));
+    }
+    if !highest.is_finite() {
+        return not_finite(logits.iter().position(|&x| x == highest));
+    }
+    let found = logits[at..].iter().position(|&x| x == highest);
+    Ok(Best {
+        token: (at + found.unwrap_or(0)) as u32,
+        logit: highest,
+    })
+}
+
+/// Weight of a logit `distance` = (z - max) / temperature below the best, an integer.
+#[inline(always)]
+fn weight(distance: f32) -> f32 {
+    // Below 2^23, adding and subtracting 2^23 rounds to an integer, ties to
+    // even; from there on every f32 is one.
+    const INTEGERS: f32 = 8_388_608.0;
+    let scaled = math::exp(distance) * ONE_F32;
+    let rounded = (scaled + INTEGERS) - INTEGERS;
+    if scaled < INTEGERS { rounded } else { scaled }
+}
+
+impl Law {
+    /// The law of `sampling` over the first `vocab` of a row of raw logits.
+    ///
+    /// Order of preference, for both truncations: the higher logit, then the
+    /// lower id. Top-p keeps the shortest prefix of that order whose weight is
+    /// at least `top_p` times the weight that top-k left, compared as integers.
+    ///
+    /// # Errors
+    /// NaN, +inf or only -inf among the logits; fewer than `vocab` logits or
+    /// none; a sampling that [`Sampling::check`] refuses.
+    pub fn new(logits: &[f32], vocab: usize, sampling: &Sampling) -> Result<Law, LawError> {
+        sampling.check()?;
+        match logits.get(..vocab) {
+            Some(logits) if vocab > 0 => {
+                let best = best(logits)?;
+                Ok(Law::of_row(logits, best, sampling))
+            }
+            _ => Err(LawError::Width {
+                logits: logits.len(),
+                vocab,
+            }),
+        }
+    }
+
+    /// The law of a row whose best logit is known; all arguments are checked.
+    pub(crate) fn of_row(logits: &[f32], best: Best, sampling: &Sampling) -> Law {
+        if sampling.is_greedy() {
+            return Law::one_hot(best.token);
+        }
+        let t = sampling.temperature;
+        let weigh = |z: f32| weight((z - best.logit) / t);
+        if sampling.top_k > 0 && sampling.top_k < logits.len() {
+            let (ids, weights): (Vec<u32>, Vec<f32>) = if sampling.top_k == 1 {
+                (vec![best.token], vec![ONE_F32])
+            } else {
+                let all = || logits.iter().enumerate().map(|(i, &z)| (i as u32, z, 1));
+                let last = last_kept(best.logit, sampling.top_k as u64, all);
+                let kept = all().filter(|&(id, z, _)| last.keeps(id, z));
+                kept.map(|(id, z, _)| (id, weigh(z)))
+                    .filter(|&(_, w)| w > 0.0)
+                    .unzip()
+            };
+            let total = weights.iter().map(|&w| w as u64).sum();
+            let (ids, weights) = match least(sampling.top_p, total) {
+                Some(need) => {
+                    let all = || {
+                        let pairs = ids.iter().zip(&weights);
+                        pairs.map(|(&id, &w)| (id, logits[id as usize], w as u64))
+                    };
+                    let last = last_kept(best.logit, need, all);
+                    let pairs = ids.iter().copied().zip(weights.iter().copied());
+                    pairs
+                        .filter(|&(id, _)| last.keeps(id, logits[id as usize]))
+                        .unzip()
+                }
+                None => (ids, weights),
+            };
+            return Law::sparse(ids, weights);
+        }
+        let weights: Vec<f32> = logits.iter().map(|&z| weigh(z)).collect();
+        let chunks: Vec<u64> = weights.chunks(CHUNK).map(exact_sum).collect();
+        let total = chunks.iter().sum();
+        match least(sampling.top_p, total) {
+            Some(need) => {
+                let all = || {
+                    let pairs = logits.iter().zip(&weights).enumerate();
+                    pairs.map(|(i, (&z, &w))| (i as u32, z, w as u64))
+                };
+                let last = last_kept(best.logit, need, all);
+                let (ids, weights) = logits
+                    .iter()
+                    .zip(&weights)
+                    .enumerate()
+                    .filter(|&(i, (&z, &w))| w > 0.0 && last.keeps(i as u32, z))
+                    .map(|(i, (_, &w))| (i as u32, w))
+                    .unzip();
+                Law::sparse(ids, weights)
+            }
+            None => Law {
+                total,
+                weights: Weights::Dense { weights, chunks },
+            },
+        }
+    }
+
+    /// All probability on one token, as of a deterministic drafter.
+    pub fn one_hot(token: u32) -> Law {
+        Law {
+            total: ONE,
+            weights: Weights::One(token),
+        }
+    }
+
+    fn sparse(ids: Vec<u32>, weights: Vec<f32>) -> Law {
+        if let [only] = ids[..] {
+            return Law::one_hot(only);
+        }
+        Law {
+            total: weights.iter().map(|&w| w as u64).sum(),
+            weights: Weights::Sparse { ids, weights },
+        }
+    }
+
+    /// Sum of all weights; 0 for the empty law.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Weight of `token`, 0 outside the support.
+    pub fn weight(&self, token: u32) -> u64 {
+        let found = match &self.weights {
+            Weights::Empty => None,
+            Weights::One(only) => (*only == token).then_some(ONE_F32),
+            Weights::Sparse { ids, weights } => ids.binary_search(&token).ok().map(|i| weights[i]),
+            Weights::Dense { weights, .. } => weights.get(token as usize).copied(),
+        };
+        found.unwrap_or(0.0) as u64
+    }
+
+    /// Probability of `token`: its weight over the total, one division.
+    pub fn probability<T: Real>(&self, token: u32) -> T {
+        ratio(self.weight(token), self.total)
+    }
+
+    /// The tokens of positive weight, ascending, with their weights.
+    pub fn support(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
+        let (one, ids, weights): (Option<u32>, &[u32], &[f32]) = match &self.weights {
+            Weights::Empty => (None, &[], &[]),
+            Weights::One(only) => (Some(*only), &[], &[]),
+            Weights::Sparse { ids, weights } => (None, ids, weights),
+            Weights::Dense { weights, .. } => (None, &[], weights),
+        };
+        let many = weights.iter().enumerate().map(move |(i, &w)| {
+            let id = if ids.is_empty() { i as u32 } else { ids[i] };
+            (id, w as u64)
+        });
+        let one = one.map(|id| (id, ONE));
+        one.into_iter().chain(many.filter(|&(_, w)| w > 0))
+    }
+
+    /// The token of a one-token law.
+    pub fn certain(&self) -> Option<u32> {
+        match self.weights {
+            Weights::One(token) => Some(token),
+            _ => None,
+        }
+    }
+}
+
+/// `weight / total`, rounded once each on the way to `T`.
+fn ratio<T: Real>(weight: u64, total: u64) -> T {
+    if weight == 0 {
+        T::ZERO
+    } else {
+        T::from_u64(weight) / T::from_u64(total)
+    }
+}
+
+/// Sum of integer weights; f64 holds the sum of a chunk exactly (128 * 2^40 < 2^53).
+fn exact_sum(chunk: &[f32]) -> u64 {
+    let mut lanes = [0.0f64; 8];
+    let (whole, rest) = chunk.as_chunks::<8>();
+    for w in whole {
+        for l in 0..8 {
+            lanes[l] += f64::from(w[l]);
+        }
+    }
+    let rest: f64 = rest.iter().map(|&w| f64::from(w)).sum();
+    (lanes.iter().sum::<f64>() + rest) as u64
+}
+
+/// The least weight that top-p must keep of `total`: `top_p * total`, rounded up.
+fn least(top_p: f32, total: u64) -> Option<u64> {
+    if top_p >= 1.0 {
+        return None;
+    }
+    // top_p = mantissa / 2^shift exactly: no rounding decides what stays.
+    let bits = top_p.to_bits();
+    let exponent = (bits >> 23).max(1);
+    let mantissa = if bits >> 23 == 0 {
+        bits
+    } else {
+        bits & 0x007f_ffff | 0x0080_0000
+    };
+    let shift = 150 - exponent;
+    let product = u128::from(mantissa) * u128::from(total);
+    let need = if shift < 128 {
+        product.div_ceil(1 << shift)
+    } else {
+        1
+    };
+    Some((need as u64).clamp(1, total))
+}
+
+/// The last token that a truncation keeps, in the order of preference.
+#[derive(Clone, Copy)]
+struct Last {
+    id: u32,
+    logit: f32,
+}
+
+impl Last {
+    fn keeps(&self, id: u32, logit: f32) -> bool {
+        logit > self.logit || (logit == self.logit && id <= self.id)
+    }
+}
+
+/// Walks tokens from the best down until their measures reach `need`.
+///
+/// One histogram over the distance from the best logit finds the bin in which
+/// that happens, so only that bin is sorted. `tokens` yields (id, logit,
+/// measure); their measures together reach `need`.
+fn last_kept<I: Iterator<Item = (u32, f32, u64)>>(
+    max: f32,
+    need: u64,
+    tokens: impl Fn() -> I,
+) -> Last {
+    const BINS: usize = 2048;
+    const PER_LOGIT: f32 = 64.0;
+    // Subtraction, product and cut are all monotone, so bins never cross.
+    let bin = |z: f32| (((max - z) * PER_LOGIT) as usize).min(BINS - 1);
+    let mut histogram = [0u64; BINS];
+    for (_, z, measure) in tokens() {
+        histogram[bin(z)] += measure;
+    }
+    let mut before = 0;
+    let mut edge = BINS - 1;
+    for (b, &sum) in histogram.iter().enumerate() {
+        if before + sum >= need {
+            edge = b;
+            break;
+        }
+        before += sum;
+    }
+    let mut inside: Vec<_> = tokens().filter(|&(_, z, _)| bin(z) == edge).collect();
+    inside.sort_unstable_by(|a, b| {
+        let by_logit = b.1.partial_cmp(&a.1).unwrap_or(std::cmp::Ordering::Equal);
+        by_logit.then(a.0.cmp(&b.0))
+    });
+    let mut last = Last {
+        id: u32::MAX,
+        logit: f32::NEG_INFINITY,
+    };
+    for (id, logit, measure) in inside {
+        last = Last { id, logit };
+        before += measure;
+        if before >= need {
+            break;
+        }
+    }
+    last
+}
+
+/// A law less some tokens, exactly renormalised: what is left to draw without
+/// replacement, or to accept once children have been rejected.
+#[derive(Clone, Debug)]
+pub struct Remaining<'a> {
+    law: &'a Law,
+    removed: Vec<u32>, // ascending, all of positive weight
+    total: u64,
+}
+
+impl<'a> Remaining<'a> {
+    /// The whole law.
+    pub fn new(law: &'a Law) -> Self {
+        Remaining {
+            law,
+            removed: Vec::new(),
+            total: law.total,
+        }
+    }
+
+    /// Takes `token` out of the support.
+    pub fn remove(&mut self, token: u32) {
+        let weight = self.law.weight(token);
+        if weight > 0
+            && let Err(at) = self.removed.binary_search(&token)
+        {
+            self.removed.insert(at, token);
+            self.total -= weight;
+        }
+    }
+
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+
+    /// Weight that is left.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Weight of `token`, 0 once removed.
+    pub fn weight(&self, token: u32) -> u64 {
+        if self.removed.binary_search(&token).is_ok() {
+            0
+        } else {
+            self.law.weight(token)
+        }
+    }
+
+    /// Probability of `token` among what is left.
+    pub fn probability<T: Real>(&self, token: u32) -> T {
+        ratio(self.weight(token), self.total)
+    }
+
+    /// The tokens that are left, ascending, with their weights.
+    pub fn support(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
+        let support = self.law.support();
+        support.filter(|(id, _)| self.removed.binary_search(id).is_err())
+    }
+
+    /// The token at which 64 random bits point: the first, ascending, whose
+    /// running sum of weights exceeds `word * total / 2^64`, cut to an integer.
+    /// `None` when nothing is left.
+    pub fn draw(&self, word: u64) -> Option<u32> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut target = ((u128::from(word) * u128::from(self.total)) >> 64) as u64;
+        let left = |id: &u32| self.removed.binary_search(id).is_err();
+        let mut walk = |tokens: &mut dyn Iterator<Item = (u32, u64)>| {
+            for (id, w) in tokens {
+                match target.checked_sub(w) {
+                    None => return Some(id),
+                    Some(rest) => target = rest,
+                }
+            }
+            None
+        };
+        let Weights::Dense { weights, chunks } = &self.law.weights else {
+            return walk(&mut self.support());
+        };
+        // Chunk by chunk first, then inside the chunk that holds the target.
+        let mut removed = self.removed.iter().map(|&id| id as usize).peekable();
+        let mut sums = chunks.iter().zip(0..).map(|(&sum, c)| {
+            let gone = std::iter::from_fn(|| removed.next_if(|id| id / CHUNK == c as usize));
+            (c, sum - gone.map(|id| weights[id] as u64).sum::<u64>())
+        });
+        let start = walk(&mut sums)? as usize * CHUNK;
+        let inside = weights[start..].iter().take(CHUNK).zip(start as u32..);
+        let inside = inside.map(|(&w, id)| (id, w as u64));
+        walk(&mut inside.filter(|(id, _)| left(id)))
+    }
+}
+
+/// Float weights over the vocabulary, not normalised: what the residual of a
+/// rejection leaves.
+#[derive(Clone, Debug)]
+pub struct Mass<T> {
+    ids: Option<Vec<u32>>, // ascending; None: values[id]
+    values: Vec<T>,
+    sums: math::SumTree<T>,
+}
+
+impl<T: Real> Mass<T> {
+    /// `max(scale * p - q, 0)`; `None` when that has no mass.
+    ///
+    /// Per token: `p = weight / total`, `scale * p`, minus `q = weight / total`,
+    /// each operation rounded once.
+    pub fn residual(p: &Law, scale: T, q: &Remaining<'_>) -> Option<Mass<T>> {
+        let total = T::from_u64(p.total);
+        let scaled = |w: f32| scale * (T::from_f32(w) / total);
+        let (ids, values) = match &p.weights {
+            Weights::Empty => return None,
+            Weights::One(only) => (Some(vec![*only]), vec![scaled(ONE_F32)]),
+            Weights::Sparse { ids, weights } => (
+                Some(ids.clone()),
+                weights.iter().map(|&w| scaled(w)).collect(),
+            ),
+            Weights::Dense { weights, .. } => (None, weights.iter().map(|&w| scaled(w)).collect()),
+        };
+        Self::less(ids, values, q)
+    }
+
+    /// The residual of this, normalised, against a further `q`; `None` when that has no mass.
+    pub fn residual_again(&self, q: &Remaining<'_>) -> Option<Mass<T>> {
+        let total = self.total();
+        let values = self.values.iter().map(|&v| v / total).collect();
+        Self::less(self.ids.clone(), values, q)
+    }
+
+    /// Subtracts q, cuts at 0 and sums.
+    fn less(ids: Option<Vec<u32>>, mut values: Vec<T>, q: &Remaining<'_>) -> Option<Mass<T>> {
+        let cut = |v: T, q: T| if v > q { v - q } else { T::ZERO };
+        let total = T::from_u64(q.total);
+        match (&ids, &q.law.weights) {
+            _ if q.is_empty() => {}
+            // The common case of two whole softmaxes, as one plain loop.
+            (None, Weights::Dense { weights, .. }) => {
+                let kept: Vec<(u32, T)> = q
+                    .removed
+                    .iter()
+                    .filter_map(|&id| Some((id, *values.get(id as usize)?)))
+                    .collect();
+                for (v, &w) in values.iter_mut().zip(weights) {
+                    *v = cut(*v, T::from_f32(w) / total);
+                }
+                for (id, v) in kept {
+                    values[id as usize] = v;
+                }
+            }
+            (None, _) => {
+                for (id, w) in q.support() {
+                    if let Some(v) = values.get_mut(id as usize) {
+                        *v = cut(*v, T::from_u64(w) / total);
+                    }
+                }
+            }
+            (Some(ids), _) => {
+                for (&id, v) in ids.iter().zip(&mut values) {
+                    *v = cut(*v, q.probability(id));
+                }
+            }
+        }
+        let sums = match &ids {
+            None => math::SumTree::dense(&values),
+            Some(ids) => math::SumTree::sparse(ids, &values),
+        };
+        let mass = Mass { ids, values, sums };
+        (mass.total() > T::ZERO).then_some(mass)
+    }
+
+    /// The sum of all weights, in the order that [`math`] states.
+    pub fn total(&self) -> T {
+        self.sums.total()
+    }
+
+    /// Weight of `token` over the total.
+    pub fn probability(&self, token: u32) -> T {
+        let at = match &self.ids {
+            None => Some(token as usize),
+            Some(ids) => ids.binary_search(&token).ok(),
+        };
+        let value = at.and_then(|at| self.values.get(at));
+        value.map_or(T::ZERO, |&v| v / self.total())
+    }
+
+    /// The tokens of positive weight, ascending, with their weights.
+    pub fn support(&self) -> impl Iterator<Item = (u32, T)> + '_ {
+        let id = move |i: usize| self.ids.as_ref().map_or(i as u32, |ids| ids[i]);
+        let pairs = self.values.iter().enumerate();
+        pairs
+            .filter(|&(_, &v)| v > T::ZERO)
+            .map(move |(i, &v)| (id(i), v))
+    }
+
+    /// The token at which 64 random bits point, see [`math::SumTree::draw`].
+    pub fn draw(&self, word: u64) -> Option<u32> {
+        self.sums.draw(word, |chunk| {
+            let (low, high) = (chunk * CHUNK, (chunk + 1) * CHUNK);
+            let range = match &self.ids {
+                None => low..high.min(self.values.len()),
+                Some(ids) => {
+                    let at = |bound| ids.partition_point(|&id| (id as usize) < bound);
+                    at(low)..at(high)
+                }
+            };
+            range.map(move |i| {
+                let id = self.ids.as_ref().map_or(i as u32, |ids| ids[i]);
+                (id, self.values[i])
+            })
+        })
+    }
+}
