@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The `gavel` command.
 
 mod cli;
@@ -6,6 +5,3 @@ mod cli;
 fn main() -> std::process::ExitCode {
     cli::main()
 }
-=======
-fn main() {}
->>>>>>> verify

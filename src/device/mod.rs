@@ -183,7 +183,9 @@ pub struct MemoryPlan {
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The prompt does not fit.
-    #[error("the prompt has {found} tokens, the context holds {context}; at least one position must be left for an answer (--context)")]
+    #[error(
+        "the prompt has {found} tokens, the context holds {context}; at least one position must be left for an answer (--context)"
+    )]
     PromptTooLong {
         /// Tokens of the prompt.
         found: usize,
@@ -204,7 +206,9 @@ pub enum DeviceError {
         vocab_size: usize,
     },
     /// A context that the model was not made for, or none.
-    #[error("a context of {context} positions, expected 1 to {most} (the model's max_position_embeddings)")]
+    #[error(
+        "a context of {context} positions, expected 1 to {most} (the model's max_position_embeddings)"
+    )]
     Context {
         /// What was asked for.
         context: usize,

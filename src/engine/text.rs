@@ -33,13 +33,21 @@ impl TextOutput {
 
     /// Takes the next token.
     pub fn push(&mut self, token: u32) -> Trimmed {
-        let text = self.stream.as_mut().and_then(|s| s.push(token)).unwrap_or_default();
+        let text = self
+            .stream
+            .as_mut()
+            .and_then(|s| s.push(token))
+            .unwrap_or_default();
         self.trim(&text, false)
     }
 
     /// What was withheld and can no longer become anything else.
     pub fn finish(&mut self) -> Trimmed {
-        let text = self.stream.take().map(TextStream::finish).unwrap_or_default();
+        let text = self
+            .stream
+            .take()
+            .map(TextStream::finish)
+            .unwrap_or_default();
         self.trim(&text, true)
     }
 
@@ -51,7 +59,11 @@ impl TextOutput {
             };
         }
         self.withheld.push_str(text);
-        let first = self.stops.iter().filter_map(|s| self.withheld.find(s.as_str())).min();
+        let first = self
+            .stops
+            .iter()
+            .filter_map(|s| self.withheld.find(s.as_str()))
+            .min();
         if let Some(at) = first {
             self.stopped = true;
             self.withheld.truncate(at);

@@ -77,7 +77,8 @@ impl Cache {
                 for i in 0..d {
                     keys[key_at(to, i, d)] = keys[key_at(slot, i, d)];
                 }
-                let values = &mut self.values[head * capacity * stride..(head + 1) * capacity * stride];
+                let values =
+                    &mut self.values[head * capacity * stride..(head + 1) * capacity * stride];
                 values.copy_within(slot * stride..(slot + 1) * stride, to * stride);
             }
         }

@@ -110,7 +110,10 @@ impl ModelDrafter {
         let (mut q, mut scores) = (None, None);
         match shape {
             Shape::BestFirst { nodes, depth } => {
-                scores = Some((self.best_first(team, &mut growing, nodes, depth, width), nodes));
+                scores = Some((
+                    self.best_first(team, &mut growing, nodes, depth, width),
+                    nodes,
+                ));
             }
             Shape::Levels(branching) => {
                 q = self.levels(team, &mut growing, &branching, step, width, philox)?;
@@ -135,7 +138,10 @@ impl ModelDrafter {
                 ..Want::default()
             };
             let base = self.forward.cache.len;
-            logits = self.forward.pass(team, &TokenTree::chain(chunk), 0, &want).logits;
+            logits = self
+                .forward
+                .pass(team, &TokenTree::chain(chunk), 0, &want)
+                .logits;
             let slots: Vec<usize> = (base..base + chunk.len()).collect();
             self.forward.cache.commit(&slots);
         }
@@ -155,7 +161,9 @@ impl ModelDrafter {
         };
         let output = self.forward.pass(team, &growing.tree, first, &want);
         let width = self.forward.model.config.vocab_size;
-        growing.logits.extend(output.logits.chunks_exact(width).map(<[f32]>::to_vec));
+        growing
+            .logits
+            .extend(output.logits.chunks_exact(width).map(<[f32]>::to_vec));
         growing.hidden.extend(output.last_hidden);
         growing.passed = growing.tree.len();
     }
@@ -187,7 +195,11 @@ impl ModelDrafter {
                         chosen
                     }
                 };
-                next.extend(chosen.into_iter().map(|t| Some(growing.tree.push(parent, t))));
+                next.extend(
+                    chosen
+                        .into_iter()
+                        .map(|t| Some(growing.tree.push(parent, t))),
+                );
             }
             level = next;
             // the deepest nodes are not read unless someone asks for them
@@ -280,7 +292,10 @@ impl ModelDrafter {
             let parent = growing.tree.parent(node).map(|p| place[p]);
             place[node] = tree.push(parent, growing.tree.tokens()[node]);
         }
-        self.rows = chosen.iter().map(|&n| (n < growing.passed).then_some(n)).collect();
+        self.rows = chosen
+            .iter()
+            .map(|&n| (n < growing.passed).then_some(n))
+            .collect();
         let logits = rule.needs_r().then(|| {
             let mut all = growing.logits[0][..width].to_vec();
             for row in &self.rows {
@@ -293,7 +308,9 @@ impl ModelDrafter {
         });
         let hidden_width = self.forward.model.config.hidden_size;
         let hidden = (!growing.hidden.is_empty()).then(|| {
-            let rows = chosen.iter().map(|n| &growing.hidden[n * hidden_width..][..hidden_width]);
+            let rows = chosen
+                .iter()
+                .map(|n| &growing.hidden[n * hidden_width..][..hidden_width]);
             rows.flatten().copied().collect()
         });
         Draft {

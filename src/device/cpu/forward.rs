@@ -56,7 +56,11 @@ pub(super) fn views(tree: &TokenTree, committed: usize) -> Vec<RowView> {
         let slot = committed + row;
         let (position, contiguous, path) = match tree.parent(row) {
             None => (committed, committed, Vec::new()),
-            Some(p) => (views[p].position + 1, views[p].contiguous, views[p].path.clone()),
+            Some(p) => (
+                views[p].position + 1,
+                views[p].contiguous,
+                views[p].path.clone(),
+            ),
         };
         views.push(if path.is_empty() && slot == position {
             RowView {
@@ -144,7 +148,11 @@ impl Run<'_> {
         resize(&mut self.s.x, self.rows * hidden);
         for (row, &token) in self.s.x.chunks_exact_mut(hidden).zip(tokens) {
             let size = hidden * embed.dtype.size();
-            widen(embed.dtype, &embed.bytes()[token as usize * size..][..size], row);
+            widen(
+                embed.dtype,
+                &embed.bytes()[token as usize * size..][..size],
+                row,
+            );
         }
     }
 
@@ -178,7 +186,14 @@ impl Run<'_> {
             Product::new(&w.v, Epilogue::Store, Shared::new(&mut s.v)),
         ];
         let orders = [&w.q, &w.k, &w.v].map(|l| Order::of(l.weight.dtype));
-        by_order(self.team, &s.normed, rows, &mut s.packed, &products, &orders);
+        by_order(
+            self.team,
+            &s.normed,
+            rows,
+            &mut s.packed,
+            &products,
+            &orders,
+        );
 
         self.rotate_and_append(w, cache, layer);
 
@@ -198,7 +213,14 @@ impl Run<'_> {
         );
         let product = [Product::new(&w.o, Epilogue::Add, Shared::new(&mut s.x))];
         let order = [Order::of(w.o.weight.dtype)];
-        by_order(self.team, &s.attended, rows, &mut s.packed, &product, &order);
+        by_order(
+            self.team,
+            &s.attended,
+            rows,
+            &mut s.packed,
+            &product,
+            &order,
+        );
 
         // x += (silu(norm(x) Wg) * (norm(x) Wu)) Wd
         self.normalise(&w.post_norm);
@@ -211,7 +233,14 @@ impl Run<'_> {
             Product::new(&w.up, Epilogue::Store, Shared::new(&mut s.up)),
         ];
         let orders = [&w.gate, &w.up].map(|l| Order::of(l.weight.dtype));
-        by_order(self.team, &s.normed, rows, &mut s.packed, &products, &orders);
+        by_order(
+            self.team,
+            &s.normed,
+            rows,
+            &mut s.packed,
+            &products,
+            &orders,
+        );
         swiglu(self.team, &mut s.gate, &s.up, n);
         let product = [Product::new(&w.down, Epilogue::Add, Shared::new(&mut s.x))];
         let order = [Order::of(w.down.weight.dtype)];
@@ -223,7 +252,13 @@ impl Run<'_> {
         let hidden = self.config.hidden_size;
         let s = &mut *self.s;
         resize(&mut s.normed, self.rows * hidden);
-        rms_norm(self.team, self.config.rms_norm_eps, &s.x, gain, &mut s.normed);
+        rms_norm(
+            self.team,
+            self.config.rms_norm_eps,
+            &s.x,
+            gain,
+            &mut s.normed,
+        );
     }
 
     /// QK-norm, rotation, 1/sqrt(head_dim) on q, and k and v into the cache.
@@ -396,10 +431,20 @@ unsafe fn norm_body<S: Simd>(x: *const f32, gain: *const f32, n: usize, eps: f32
 
 /// Stored elements as f32.
 fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
-    let u16s = bytes.as_chunks::<2>().0.iter().map(|&b| u16::from_le_bytes(b));
+    let u16s = bytes
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .map(|&b| u16::from_le_bytes(b));
     match dtype {
-        Dtype::Bf16 => out.iter_mut().zip(u16s).for_each(|(o, b)| *o = half::bf16::from_bits(b).to_f32()),
-        Dtype::F16 => out.iter_mut().zip(u16s).for_each(|(o, b)| *o = half::f16::from_bits(b).to_f32()),
+        Dtype::Bf16 => out
+            .iter_mut()
+            .zip(u16s)
+            .for_each(|(o, b)| *o = half::bf16::from_bits(b).to_f32()),
+        Dtype::F16 => out
+            .iter_mut()
+            .zip(u16s)
+            .for_each(|(o, b)| *o = half::f16::from_bits(b).to_f32()),
         Dtype::F32 => out
             .iter_mut()
             .zip(bytes.as_chunks::<4>().0)

@@ -10,7 +10,7 @@
 //! computes an element changes it, so a row's bits are the same in any company.
 
 use super::simd::{Simd, entry_points};
-use super::team::{Team, Shared};
+use super::team::{Shared, Team};
 use crate::model::{Dtype, Linear, Tensor};
 
 /// Weight rows that a task takes through all activations before it moves on:
@@ -196,7 +196,10 @@ fn compute_panel(team: &Team, x: Packed<'_>, product: &Product<'_>, panel: usize
         add: product.epilogue == Epilogue::Add,
         out: product.out.at(0, x.rows * n),
     };
-    debug_assert_eq!(product.weight.bytes().len(), n * k * product.weight.dtype.size());
+    debug_assert_eq!(
+        product.weight.bytes().len(),
+        n * k * product.weight.dtype.size()
+    );
     debug_assert_eq!(x.x.len(), x.rows * padded(k));
     debug_assert_eq!(x.order, Order::of(product.weight.dtype));
     // SAFETY: the sizes above are what the kernel walks; columns first..last of

@@ -73,7 +73,8 @@ impl Cpu {
                 most,
             });
         }
-        let team = Team::new(setup.threads, isa).map_err(|e| DeviceError::Threads(e.to_string()))?;
+        let team =
+            Team::new(setup.threads, isa).map_err(|e| DeviceError::Threads(e.to_string()))?;
         let drafter = match &setup.drafter {
             Drafter::Model(model) => {
                 Drafting::Model(Box::new(ModelDrafter::new(model.clone(), setup.context)))
@@ -124,7 +125,9 @@ impl Cpu {
                 &shape,
                 step,
                 vocab_size,
-                self.judge.as_deref().filter(|_| step.policy.rule.needs_scores()),
+                self.judge
+                    .as_deref()
+                    .filter(|_| step.policy.rule.needs_scores()),
                 &philox,
             )?,
             Drafting::Host(Drafter::Ngram(ngram)) => {
@@ -134,7 +137,10 @@ impl Cpu {
         };
         let drafted = Instant::now();
 
-        let judge = self.judge.as_deref().filter(|_| step.policy.rule.needs_scores());
+        let judge = self
+            .judge
+            .as_deref()
+            .filter(|_| step.policy.rule.needs_scores());
         let rows = rooted(sequence.tokens[sequence.tokens.len() - 1], &draft.tree);
         let want = Want {
             logits: Logits::All,
@@ -321,7 +327,9 @@ impl Device for Cpu {
     }
 
     fn enqueue(&mut self, step: &Step) -> Result<Ticket, DeviceError> {
-        if matches!(step.policy.rule, Rule::Kl { .. }) && !matches!(self.drafter, Drafting::Model(_)) {
+        if matches!(step.policy.rule, Rule::Kl { .. })
+            && !matches!(self.drafter, Drafting::Model(_))
+        {
             return Err(DeviceError::Draft(
                 "the KL rule compares with the drafter's own distribution; this drafter has none, a model has"
                     .to_owned(),

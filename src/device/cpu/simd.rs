@@ -52,7 +52,15 @@ pub(super) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
         let r = S::fma(n, S::splat(2.121_944_4e-4), r);
         // Taylor to degree 7: |r| <= ln2 / 2, so the remainder is below 2^-26
         let mut p = S::splat(1.0 / 5040.0);
-        for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        for c in [
+            1.0 / 720.0,
+            1.0 / 120.0,
+            1.0 / 24.0,
+            1.0 / 6.0,
+            0.5,
+            1.0,
+            1.0,
+        ] {
             p = S::fma(p, r, S::splat(c));
         }
         S::keep_from(x, -87.0, S::mul(p, S::exp2_whole(n)))

@@ -93,7 +93,12 @@ impl<'a, T> Shared<'a, T> {
 
     /// The start of `len` elements from `at`.
     pub fn at(&self, at: usize, len: usize) -> *mut T {
-        assert!(at + len <= self.len, "part {at}..{} of {} elements", at + len, self.len);
+        assert!(
+            at + len <= self.len,
+            "part {at}..{} of {} elements",
+            at + len,
+            self.len
+        );
         self.start.wrapping_add(at)
     }
 }
