@@ -1,3 +1,5 @@
 //! gavel
 
+pub mod judge;
 pub mod model;
+pub mod output;
