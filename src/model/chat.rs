@@ -283,18 +283,16 @@ fn environment() -> Environment<'static> {
 fn without_generation_tags(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start);
-        let Some(end) = tag.find("%}").map(|end| end + 2) else {
+    while let Some((before, tag)) = rest.split_once("{%") {
+        let Some((tag, after)) = tag.split_once("%}") else {
             break;
         };
-        let (tag, after) = tag.split_at(end);
-        text.push_str(before);
-        match tag[2..end - 2].trim_matches(['-', '+']).trim() {
-            "generation" => text.push_str(&tag.replace("generation", "if true")),
-            "endgeneration" => text.push_str(&tag.replace("endgeneration", "endif")),
-            _ => text.push_str(tag),
-        }
+        let plain = match tag.trim_matches(['-', '+']).trim() {
+            "generation" => tag.replace("generation", "if true"),
+            "endgeneration" => tag.replace("endgeneration", "endif"),
+            _ => tag.to_owned(),
+        };
+        text.extend([before, "{%", &plain, "%}"]);
         rest = after;
     }
     text + rest

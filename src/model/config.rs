@@ -320,7 +320,9 @@ fn refuse_sliding_window(fields: &Fields, layers: usize) -> Result<(), ModelErro
 /// transformers 4 has `rope_theta` and `rope_scaling`, transformers 5 has both in `rope_parameters`.
 fn rope(fields: &Fields) -> Result<Rope, ModelError> {
     const THETA: std::ops::RangeInclusive<f64> = 1.0..=1e12;
+    // as transformers 5 does: `rope_scaling` counts where it says anything
     let name = match fields.get("rope_scaling") {
+        Some(Value::Object(empty)) if empty.is_empty() => "rope_parameters",
         Some(_) => "rope_scaling",
         None => "rope_parameters",
     };

@@ -49,6 +49,8 @@ pub enum TokenizerError {
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
     path: Arc<Path>,
+    /// Ids of special tokens, ascending.
+    special: Arc<[u32]>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -73,9 +75,17 @@ impl Tokenizer {
         inner
             .with_truncation(None)
             .map_err(|e| wrong(e.to_string()))?;
+        let mut special: Vec<u32> = inner
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter(|(_, token)| token.special)
+            .map(|(id, _)| id)
+            .collect();
+        special.sort_unstable();
         Ok(Tokenizer {
             inner: Arc::new(inner),
             path: path.into(),
+            special: special.into(),
         })
     }
 
@@ -131,16 +141,13 @@ impl Tokenizer {
     }
 
     /// Ids of all special tokens, ascending.
-    pub fn special_ids(&self) -> Vec<u32> {
-        let mut ids: Vec<u32> = self
-            .inner
-            .get_added_tokens_decoder()
-            .into_iter()
-            .filter(|(_, token)| token.special)
-            .map(|(id, _)| id)
-            .collect();
-        ids.sort_unstable();
-        ids
+    pub fn special_ids(&self) -> &[u32] {
+        &self.special
+    }
+
+    /// Whether `id` is a special token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.binary_search(&id).is_ok()
     }
 
     /// Checks that every id that both vocabularies have is the same token in both.
@@ -186,18 +193,19 @@ const MOST_WITHHELD: usize = 16;
 impl TextStream {
     /// Takes the next token and returns the text that it completes, if any.
     pub fn push(&mut self, id: u32) -> Option<String> {
+        if self.tokenizer.is_special(id) || self.tokenizer.token(id).is_none() {
+            return None; // has no text, and decoding others goes as if it were not there
+        }
         self.ids.push(id);
         let text = self.tokenizer.decode(&self.ids, true);
-        let whole = match self.ids.len() - self.read > MOST_WITHHELD {
-            // Only the last three can still be the beginning of a character.
+        let hopeless = self.ids.len() - self.read > MOST_WITHHELD;
+        let whole = match hopeless {
+            false if text.ends_with(char::REPLACEMENT_CHARACTER) => return None,
+            false => &text,
+            // only the last three bytes can still begin a character
             true => without_trailing(&text, 3),
-            false => without_trailing(&text, usize::MAX),
         };
-        if whole.len() < text.len() && self.ids.len() - self.read <= MOST_WITHHELD {
-            return None;
-        }
-        let new = whole
-            .get(self.shown_bytes..)
+        let new = Some(from_byte(whole, self.shown_bytes))
             .filter(|new| !new.is_empty())?
             .to_owned();
         if whole.len() == text.len() {
@@ -213,8 +221,15 @@ impl TextStream {
     /// What is still withheld, with U+FFFD for characters that never became whole.
     pub fn finish(self) -> String {
         let text = self.tokenizer.decode(&self.ids, true);
-        text.get(self.shown_bytes..).unwrap_or_default().to_owned()
+        from_byte(&text, self.shown_bytes).to_owned()
     }
+}
+
+/// `text` from the first character that begins at `start` or after it.
+fn from_byte(text: &str, start: usize) -> &str {
+    (start..text.len())
+        .find_map(|at| text.get(at..))
+        .unwrap_or_default()
 }
 
 /// `text` without up to `most` U+FFFD at its end.

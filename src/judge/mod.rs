@@ -1,0 +1,325 @@
+//! Trained judges: features in, the probability that a token is acceptable out.
+//!
+//! ```
+//! use gavel::judge::{Features, Head, Judge, Meaning};
+//!
+//! let judge = Judge {
+//!     head: Head::Linear { w: vec![0.5, -1.0], b: 0.25 },
+//!     meaning: Meaning::Acceptable,
+//!     features: Features::final_hidden(2),
+//!     vocab_size: 320,
+//!     target_fingerprint: "made for the example".into(),
+//!     draft_fingerprint: None,
+//!     method: "by hand".into(),
+//!     provenance: String::new(),
+//!     operating_points: None,
+//!     curve: Vec::new(),
+//! };
+//! assert!((judge.score(&[1.0, 0.75]) - 0.5).abs() < 1e-6);
+//! ```
+
+mod features;
+mod file;
+mod fit;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+pub use features::{Features, Layout, Tap, TapError};
+
+use crate::model::ModelError;
+use crate::output::OutputError;
+
+/// The widest hidden layer of a two-layer judge: four row tiles of the LM head.
+pub const MAX_WIDTH: usize = 64;
+
+/// A judge as it is stored: standardisation folded in, no tie to a device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judge {
+    /// From features to a logit.
+    pub head: Head,
+    /// What the sigmoid of that logit is the probability of.
+    pub meaning: Meaning,
+    /// What it reads.
+    pub features: Features,
+    /// Vocabulary size of the target.
+    pub vocab_size: usize,
+    /// [`crate::model::Model::fingerprint`] of the target it was trained on.
+    pub target_fingerprint: String,
+    /// The drafter's, where it had weights.
+    pub draft_fingerprint: Option<String>,
+    /// How labels were made and the head was trained, for people.
+    pub method: String,
+    /// From which data and by whom, for people.
+    pub provenance: String,
+    /// Thresholds to choose from; absent where nothing was validated.
+    pub operating_points: Option<OperatingPoints>,
+    /// The whole validation curve, thresholds ascending; may be empty.
+    pub curve: Vec<CurvePoint>,
+}
+
+/// From F features to one logit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Head {
+    /// w . f + b.
+    Linear {
+        /// [F].
+        w: Vec<f32>,
+        /// Bias.
+        b: f32,
+    },
+    /// w2 . gelu(W1 f + b1) + b2, with the tanh form of [`gelu`].
+    TwoLayer {
+        /// [width, F], row major; width at most [`MAX_WIDTH`].
+        w1: Vec<f32>,
+        /// [width].
+        b1: Vec<f32>,
+        /// [width].
+        w2: Vec<f32>,
+        /// Bias.
+        b2: f32,
+    },
+}
+
+/// What a judge was trained to recognise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Meaning {
+    /// The sigmoid is P(acceptable): SelfJudge (2510.02329), Judge Decoding (2501.19309).
+    Acceptable,
+    /// The sigmoid is P(important); a token is acceptable with the rest: AutoJudge (2504.20039).
+    Important,
+}
+
+/// The thresholds of METHODS, "Training and operating points".
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatingPoints {
+    /// Maximises F1 of unacceptable tokens.
+    pub f1: OperatingPoint,
+    /// The least restrictive with recall of unacceptable tokens of at least 0.9.
+    pub r90: OperatingPoint,
+    /// The mean of the two in logits.
+    pub mid: OperatingPoint,
+}
+
+/// A threshold and what validation says of it. The positive class is *unacceptable*.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatingPoint {
+    /// A token is rescued when its score is at least this, 0 to 1.
+    pub theta: f32,
+    /// Of the tokens not rescued, the share that is unacceptable.
+    pub precision: f32,
+    /// Of the unacceptable tokens, the share that is not rescued.
+    pub recall: f32,
+    /// Expected number of unacceptable tokens rescued per answer.
+    pub harmful_per_answer: f32,
+}
+
+/// One threshold of the validation curve.
+pub type CurvePoint = OperatingPoint;
+
+/// Where on its curve a judge is to work: `f1`, `r90`, `mid` or a threshold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum At {
+    /// [`OperatingPoints::f1`].
+    F1,
+    /// [`OperatingPoints::r90`].
+    R90,
+    /// [`OperatingPoints::mid`].
+    Mid,
+    /// This threshold.
+    Theta(f32),
+}
+
+impl FromStr for At {
+    type Err = JudgeError;
+
+    fn from_str(text: &str) -> Result<At, JudgeError> {
+        match text {
+            "f1" => Ok(At::F1),
+            "r90" => Ok(At::R90),
+            "mid" => Ok(At::Mid),
+            number => match number.parse() {
+                Ok(theta) if (0.0..=1.0).contains(&theta) => Ok(At::Theta(theta)),
+                _ => Err(JudgeError::At {
+                    found: number.chars().take(80).collect(),
+                }),
+            },
+        }
+    }
+}
+
+/// Why a judge could not be read, written or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JudgeError {
+    /// The file is not readable as safetensors.
+    #[error(transparent)]
+    File(#[from] ModelError),
+    /// The file could not be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// The file is no judge, or part of it is wrong.
+    #[error("{}: {what}: found {found}, expected {expected}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Which part.
+        what: String,
+        /// What is there.
+        found: String,
+        /// What belongs there.
+        expected: String,
+    },
+    /// Part of a judge in memory is wrong.
+    #[error("judge: {what}: found {found}, expected {expected}")]
+    Invalid {
+        /// Which part.
+        what: String,
+        /// What is there.
+        found: String,
+        /// What belongs there.
+        expected: String,
+    },
+    /// The judge does not fit the loaded models.
+    #[error("the judge does not fit: {what}: the judge has {judge}, {model}{advice}")]
+    Misfit {
+        /// What differs.
+        what: &'static str,
+        /// The judge's side.
+        judge: String,
+        /// The loaded models' side.
+        model: String,
+        /// What may help; empty or from "; " on.
+        advice: &'static str,
+    },
+    /// The judge was saved without validation.
+    #[error(
+        "the judge stores no operating point '{at}': it was not validated; give a threshold from 0 to 1"
+    )]
+    NoOperatingPoint {
+        /// The point asked for.
+        at: &'static str,
+    },
+    /// Neither an operating point nor a threshold.
+    #[error("judge threshold '{found}': expected f1, r90, mid or a number from 0 to 1")]
+    At {
+        /// What was given.
+        found: String,
+    },
+}
+
+impl Judge {
+    /// The probability that the token with these features is acceptable: sigma of the
+    /// logit, or 1 - sigma where the judge recognises important tokens.
+    ///
+    /// `features` has [`Features::len`] values. Sums are taken in float64, first to last.
+    pub fn score(&self, features: &[f32]) -> f32 {
+        let logit = self.head.logit(features);
+        let acceptable = match self.meaning {
+            Meaning::Acceptable => logit,
+            Meaning::Important => -logit,
+        };
+        (1.0 / (1.0 + (-acceptable).exp())) as f32
+    }
+
+    /// The threshold that `at` stands for.
+    pub fn theta(&self, at: At) -> Result<f32, JudgeError> {
+        let (name, point) = match (at, &self.operating_points) {
+            (At::Theta(theta), _) => return Ok(theta),
+            (At::F1, points) => ("f1", points.map(|p| p.f1)),
+            (At::R90, points) => ("r90", points.map(|p| p.r90)),
+            (At::Mid, points) => ("mid", points.map(|p| p.mid)),
+        };
+        match point {
+            Some(point) => Ok(point.theta),
+            None => Err(JudgeError::NoOperatingPoint { at: name }),
+        }
+    }
+
+    /// Turns a judge of standardised features, (x - mean) / std, into one of the features
+    /// themselves. Where std is 0 the feature is constant and std counts as 1, as in
+    /// scikit-learn.
+    pub fn fold(&mut self, mean: &[f32], std: &[f32]) -> Result<(), JudgeError> {
+        let features = self.features.len();
+        for (what, values) in [("mean", mean), ("standard deviation", std)] {
+            let fits = values.len() == features
+                && values.iter().all(|x| x.is_finite())
+                && (what == "mean" || values.iter().all(|&x| x >= 0.0));
+            if !fits {
+                return Err(JudgeError::Invalid {
+                    what: what.to_owned(),
+                    found: format!("{} values, {values:.3?}", values.len())
+                        .chars()
+                        .take(80)
+                        .collect(),
+                    expected: format!("{features} finite values"),
+                });
+            }
+        }
+        let mut folded = self.clone();
+        match &mut folded.head {
+            Head::Linear { w, b } => fold_row(w, b, mean, std),
+            Head::TwoLayer { w1, b1, .. } => {
+                for (row, b) in w1.chunks_mut(features.max(1)).zip(b1) {
+                    fold_row(row, b, mean, std);
+                }
+            }
+        }
+        folded.validate()?;
+        *self = folded;
+        Ok(())
+    }
+}
+
+fn fold_row(w: &mut [f32], b: &mut f32, mean: &[f32], std: &[f32]) {
+    let mut shift = 0.0;
+    for ((w, &mean), &std) in w.iter_mut().zip(mean).zip(std) {
+        let scaled = f64::from(*w) / if std == 0.0 { 1.0 } else { f64::from(std) };
+        shift += scaled * f64::from(mean);
+        *w = scaled as f32;
+    }
+    *b = (f64::from(*b) - shift) as f32;
+}
+
+impl Head {
+    /// Rows of the first matrix: 1 where there is but one.
+    pub fn width(&self) -> usize {
+        match self {
+            Head::Linear { .. } => 1,
+            Head::TwoLayer { w2, .. } => w2.len(),
+        }
+    }
+
+    /// The logit of [`Judge::score`].
+    pub fn logit(&self, features: &[f32]) -> f64 {
+        match self {
+            Head::Linear { w, b } => dot(w, features) + f64::from(*b),
+            Head::TwoLayer { w1, b1, w2, b2 } => {
+                let rows = w1.chunks(features.len().max(1));
+                let hidden = rows
+                    .zip(b1)
+                    .map(|(row, &b)| gelu(dot(row, features) + f64::from(b)));
+                let sum: f64 = hidden.zip(w2).map(|(h, &w)| h * f64::from(w)).sum();
+                sum + f64::from(*b2)
+            }
+        }
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter()
+        .zip(b)
+        .map(|(&a, &b)| f64::from(a) * f64::from(b))
+        .sum()
+}
+
+/// x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), PyTorch's `gelu` with `approximate="tanh"`.
+pub fn gelu(x: f64) -> f64 {
+    let inner = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+    0.5 * x * (1.0 + (inner * (x + 0.044715 * x * x * x)).tanh())
+}
