@@ -1,0 +1,44 @@
+# Every target works on a fresh clone: what it needs, it fetches.
+
+PYTHON ?= python3
+# seconds for each fuzz target
+FUZZ_SECONDS ?= 60
+
+.PHONY: help demo test bench fuzz smollm2 clean
+
+help:
+	@echo 'make demo     answer problems with the small pair in models/demo, five ways side by side'
+	@echo 'make test     formatting, lints, tests, doc tests, one short pass over every bench'
+	@echo 'make bench    the benches, timed'
+	@echo 'make fuzz     every fuzz target, FUZZ_SECONDS=$(FUZZ_SECONDS) each'
+	@echo 'make smollm2  fetch SmolLM2-135M-Instruct into models/smollm2-135m'
+	@echo 'make clean    remove all that was built or fetched'
+
+demo:
+	cargo run --release -- demo
+
+# The cheap checks come first. `--test` makes each bench run once, untimed.
+test:
+	cargo fmt --all --check
+	cargo clippy --quiet --all-targets -- -D warnings
+	$(MAKE) --no-print-directory smollm2
+	cargo test --quiet
+	cargo bench --quiet --bench '*' -- --test
+
+bench: smollm2
+	cargo bench --bench '*'
+
+# The address sanitizer is an unstable option of rustc; RUSTC_BOOTSTRAP lets the installed
+# compiler take it, so that no nightly is needed beside it.
+fuzz:
+	command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz@0.13.2
+	set -e; for target in $$(cargo fuzz list); do \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); \
+	done
+
+smollm2:
+	$(PYTHON) scripts/fetch_smollm2.py
+
+clean:
+	cargo clean
+	rm -rf fuzz/target models/smollm2-135m models/.python models/.fetch models/.fetch.lock
