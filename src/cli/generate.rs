@@ -120,6 +120,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             "shape": step.shape.to_string(),
             "device": device.describe(),
             "stats": generation.stats,
+            "peak_memory_bytes": peak_memory(),
         });
         let mut stdout = std::io::stdout().lock();
         writeln!(stdout, "{report}").context("standard output")?;
@@ -131,6 +132,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     if args.stats {
         eprintln!("{}", generation.stats.table());
+        if let Some(bytes) = peak_memory() {
+            eprintln!("peak memory {}", indicatif::BinaryBytes(bytes));
+        }
     }
     Ok(())
 }
@@ -175,4 +179,11 @@ fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
     })
     .context("Ctrl-C")?;
     Ok(flag)
+}
+
+/// The most memory that this process ever held, mapped weights included; only Linux says.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }

@@ -186,7 +186,6 @@ impl File {
         });
         let views: Vec<_> = views.collect::<Result<_, safetensors::SafeTensorError>>()?;
         let bytes = safetensors::serialize(views, None)?;
-        write_atomically(path, |file| file.write_all(&bytes))
-            .with_context(|| path.display().to_string())
+        Ok(write_atomically(path, |file| file.write_all(&bytes))?)
     }
 }

@@ -5,7 +5,7 @@ use anyhow::Context;
 use clap::Args;
 use gavel::device::{Device, Draw, Setup, Step, cpu::Cpu};
 use gavel::draft::{Drafter, Ngram};
-use gavel::judge::Judge;
+use gavel::judge::{At, Judge};
 use gavel::model::{Model, Tokenizer};
 use gavel::tree::Shape;
 use gavel::verify::{Guard, Policy, Rule, Sampling};
@@ -81,7 +81,7 @@ pub struct PolicyArgs {
     pub judge: Option<PathBuf>,
     /// The judge's threshold: an operating point f1, r90 or mid, or a number
     #[arg(long, default_value = "f1", value_name = "POINT|THETA")]
-    pub at: String,
+    pub at: At,
     /// Use a judge that was trained for another target (transfer experiments)
     #[arg(long)]
     pub allow_foreign_target: bool,
@@ -234,7 +234,7 @@ impl PolicyArgs {
         let sampling = self.sampling();
         sampling.check()?;
         let rule = match judge {
-            Some(judge) => self.rule.with_judge(judge.theta(&self.at)?)?,
+            Some(judge) => self.rule.with_judge(judge.theta(self.at)?)?,
             None => self.rule,
         };
         Ok(Policy {

@@ -3,7 +3,6 @@
 use super::forward::Forward;
 use super::team::Team;
 use crate::device::{DeviceError, Draw, Logits, Step, Want};
-use crate::judge::Judge;
 use crate::model::Model;
 use crate::tree::{MAX_ROWS, Shape, TokenTree};
 use crate::verify::{Law, Philox, Remaining, Rows, Rule, Site, Use, math};
@@ -50,6 +49,21 @@ pub(super) struct ModelDrafter {
     rows: Vec<Option<usize>>,
 }
 
+/// What a step asks of a drafting model.
+pub(super) struct Ask<'a> {
+    /// Everything committed so far.
+    pub tokens: &'a [u32],
+    /// The step's shape, cut to what fits.
+    pub shape: Shape,
+    pub step: &'a Step,
+    /// Vocabulary of the target.
+    pub vocab_size: usize,
+    /// Whether the judge reads this model's hidden states.
+    pub wants_hidden: bool,
+    /// Where draws come from.
+    pub philox: Philox,
+}
+
 /// The tree while it grows: every node ever drafted, the first `passed` of them
 /// with keys and values behind the committed ones.
 struct Growing {
@@ -80,31 +94,22 @@ impl ModelDrafter {
         self.forward.cache.len = 0;
     }
 
-    /// Drafts below the last of `tokens`. Draws come from `philox`; `judge` is given
-    /// when its features need this model's hidden states.
-    pub fn propose(
-        &mut self,
-        team: &Team,
-        tokens: &[u32],
-        shape: &Shape,
-        step: &Step,
-        vocab_size: usize,
-        judge: Option<&Judge>,
-        philox: &Philox,
-    ) -> Result<Draft, DeviceError> {
+    /// Drafts below the last committed token.
+    pub fn propose(&mut self, team: &Team, ask: &Ask<'_>) -> Result<Draft, DeviceError> {
+        let Ask { tokens, step, .. } = *ask;
         self.rows.clear();
         // a drafter made for a shorter context falls silent where its positions end
         let room = self.forward.model.config.max_positions;
-        let shape = shape.cut(room.saturating_sub(tokens.len()));
+        let shape = ask.shape.cut(room.saturating_sub(tokens.len()));
         if shape.nodes() == 0 || shape.depth() == 0 {
             return Ok(Draft::default());
         }
-        let width = vocab_size.min(self.forward.model.config.vocab_size);
+        let width = ask.vocab_size.min(self.forward.model.config.vocab_size);
         let mut growing = Growing {
             logits: vec![self.catch_up(team, tokens)],
             tree: TokenTree::default(),
             passed: 0,
-            wants_hidden: judge.is_some_and(Judge::reads_draft),
+            wants_hidden: ask.wants_hidden,
             hidden: Vec::new(),
         };
         let (mut q, mut scores) = (None, None);
@@ -116,10 +121,10 @@ impl ModelDrafter {
                 ));
             }
             Shape::Levels(branching) => {
-                q = self.levels(team, &mut growing, &branching, step, width, philox)?;
+                q = self.levels(team, &mut growing, &branching, ask, width)?;
             }
             Shape::Chain(gamma) => {
-                q = self.levels(team, &mut growing, &vec![1; gamma], step, width, philox)?;
+                q = self.levels(team, &mut growing, &vec![1; gamma], ask, width)?;
             }
         }
         if growing.wants_hidden {
@@ -174,11 +179,10 @@ impl ModelDrafter {
         team: &Team,
         growing: &mut Growing,
         branching: &[usize],
-        step: &Step,
+        ask: &Ask<'_>,
         width: usize,
-        philox: &Philox,
     ) -> Result<Option<Vec<Law>>, DeviceError> {
-        let mut laws = (step.draw == Draw::Sampled).then(Vec::new);
+        let mut laws = (ask.step.draw == Draw::Sampled).then(Vec::new);
         let mut level = vec![None];
         for (depth, &children) in branching.iter().enumerate() {
             let mut next = Vec::new();
@@ -187,9 +191,9 @@ impl ModelDrafter {
                 let chosen = match &mut laws {
                     None => best(&logits[..width], children),
                     Some(laws) => {
-                        let law = Law::new(logits, width, &step.draft_sampling)
+                        let law = Law::new(logits, width, &ask.step.draft_sampling)
                             .map_err(|e| DeviceError::Draft(format!("drafter: {e}")))?;
-                        let chosen = draw_children(&law, children, growing.tree.len(), philox);
+                        let chosen = draw_children(&law, children, growing.tree.len(), &ask.philox);
                         // levels are numbered in order, so laws stand at their rows
                         laws.push(law);
                         chosen

@@ -15,10 +15,10 @@ use super::{
     StepReport, StepTimes, Ticket, TokenReason, Want,
 };
 use crate::draft::Drafter;
-use crate::judge::{Judge, Tap};
+use crate::judge::{Judge, Layout, Tap};
 use crate::tree::{MAX_ROWS, TokenTree};
 use crate::verify::{Inputs, NextReason, Philox, Reason, Rows, Rule, Verdict, verify};
-use drafting::{Draft, ModelDrafter};
+use drafting::{Ask, Draft, ModelDrafter};
 use forward::Forward;
 use simd::Isa;
 use std::collections::VecDeque;
@@ -116,19 +116,23 @@ impl Cpu {
         let shape = step.shape.cut(room - 1);
         let mut philox = Philox::new(request.seed, request.sequence).at_step(sequence.step);
 
+        let judge = self
+            .judge
+            .as_deref()
+            .filter(|_| step.policy.rule.needs_scores());
         let began = Instant::now();
         let vocab_size = self.target.model.config.vocab_size;
         let draft = match &mut self.drafter {
             Drafting::Model(model) => model.propose(
                 &self.team,
-                &sequence.tokens,
-                &shape,
-                step,
-                vocab_size,
-                self.judge
-                    .as_deref()
-                    .filter(|_| step.policy.rule.needs_scores()),
-                &philox,
+                &Ask {
+                    tokens: &sequence.tokens,
+                    shape: shape.clone(),
+                    step,
+                    vocab_size,
+                    wants_hidden: judge.is_some_and(|j| j.features.layout == Layout::DdDt),
+                    philox,
+                },
             )?,
             Drafting::Host(Drafter::Ngram(ngram)) => {
                 Draft::deterministic(ngram.propose(&sequence.tokens, &shape))
@@ -137,14 +141,10 @@ impl Cpu {
         };
         let drafted = Instant::now();
 
-        let judge = self
-            .judge
-            .as_deref()
-            .filter(|_| step.policy.rule.needs_scores());
         let rows = rooted(sequence.tokens[sequence.tokens.len() - 1], &draft.tree);
         let want = Want {
             logits: Logits::All,
-            hidden: judge.is_some_and(|j| j.taps().contains(&Tap::Final)),
+            hidden: judge.is_some_and(|j| j.features.taps.contains(&Tap::Final)),
             taps: judge.map_or_else(Vec::new, tapped_layers),
         };
         let pass = self.target.pass(&self.team, &rows, 0, &want);
@@ -238,7 +238,7 @@ fn rooted(root: u32, tree: &TokenTree) -> TokenTree {
 }
 
 fn tapped_layers(judge: &Judge) -> Vec<usize> {
-    let layers = judge.taps().iter().filter_map(|tap| match tap {
+    let layers = judge.features.taps.iter().filter_map(|tap| match tap {
         Tap::Final => None,
         Tap::Layer(layer) => Some(*layer),
     });
@@ -256,7 +256,7 @@ fn scores(
     let mut scores = Vec::with_capacity(draft.tree.len());
     for node in 0..draft.tree.len() {
         features.clear();
-        if judge.reads_draft() {
+        if judge.features.layout == Layout::DdDt {
             let Some(hidden) = draft.hidden(node) else {
                 return Err(DeviceError::Judge(
                     "the judge reads the drafter's hidden states (DD-DT), and this drafter has none"
@@ -265,7 +265,7 @@ fn scores(
             };
             features.extend_from_slice(hidden);
         }
-        for tap in judge.taps() {
+        for tap in &judge.features.taps {
             let rows = match tap {
                 Tap::Final => &pass.last_hidden,
                 Tap::Layer(layer) => {

@@ -172,6 +172,10 @@ impl Simd for Portable {
 pub(super) struct Avx2;
 
 #[cfg(target_arch = "x86_64")]
+#[expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one contract holds for all of them, stated once"
+)]
 mod avx2 {
     use super::{Avx2, Simd};
     use std::arch::x86_64::*;
