@@ -1,7 +1,7 @@
 //! Matrix products: activations [rows, K] times weights [N, K], both row major.
 //!
 //! Weights are read in place, in their stored type, once per pass of up to
-//! [`SWEEP_ROWS`] rows: N * K * size bytes are the budget, the activations
+//! any number of rows: N * K * size bytes are the budget, the activations
 //! (rows * K * 4 bytes) stay in the first two caches.
 //!
 //! **The order of every sum is fixed**: element (r, n) has eight lanes that walk
@@ -9,13 +9,19 @@
 //! one order of [`Simd::sum`]. Neither the number of rows nor the tile that
 //! computes an element changes it, so a row's bits are the same in any company.
 
-use super::simd::{Simd, entry_points};
+use super::simd::{Simd, entry_points, reload};
 use super::team::{Shared, Team};
 use crate::model::{Dtype, Linear, Tensor};
+use std::mem::MaybeUninit;
 
-/// Weight rows that a task takes through all activations before it moves on:
-/// a panel of bf16 weights of a 1,536 wide matrix fills a third of a 512 KiB cache.
-const PANEL: usize = 48;
+/// Most weight rows that a task takes through all activations before it moves on.
+const WIDEST: usize = 192;
+
+/// Bytes of weights in such a panel: half of a 512 KiB second cache.
+const PANEL_BYTES: usize = 256 << 10;
+
+/// Chunks of K whose activations, six rows of them, fit half of a 32 KiB first cache.
+const BLOCK: usize = 48;
 
 /// K is walked in chunks of this many elements.
 const CHUNK: usize = 16;
@@ -62,19 +68,25 @@ pub(super) fn pack(x: &[f32], order: Order, out: &mut [f32]) {
     }
 }
 
-/// A stored element type, read 16 at a time.
+/// A stored element type, read 16 at a time: half 0 and half 1 of a packed chunk.
 trait Stored {
     const BYTES: usize;
-    unsafe fn chunk<S: Simd>(p: *const u8) -> (S::V, S::V);
+    unsafe fn half<S: Simd, const H: usize>(p: *const u8) -> S::V;
 }
 
 struct Bf16;
 impl Stored for Bf16 {
     const BYTES: usize = 2;
     #[inline(always)]
-    unsafe fn chunk<S: Simd>(p: *const u8) -> (S::V, S::V) {
+    unsafe fn half<S: Simd, const H: usize>(p: *const u8) -> S::V {
         // SAFETY: the caller's pointer is valid for a chunk.
-        unsafe { S::bf16_split(p) }
+        unsafe {
+            if H == 0 {
+                S::bf16_even(p)
+            } else {
+                S::bf16_odd(p)
+            }
+        }
     }
 }
 
@@ -82,9 +94,9 @@ struct F16;
 impl Stored for F16 {
     const BYTES: usize = 2;
     #[inline(always)]
-    unsafe fn chunk<S: Simd>(p: *const u8) -> (S::V, S::V) {
+    unsafe fn half<S: Simd, const H: usize>(p: *const u8) -> S::V {
         // SAFETY: as above.
-        unsafe { (S::f16(p), S::f16(p.add(16))) }
+        unsafe { S::f16(p.add(16 * H)) }
     }
 }
 
@@ -92,9 +104,9 @@ struct F32;
 impl Stored for F32 {
     const BYTES: usize = 4;
     #[inline(always)]
-    unsafe fn chunk<S: Simd>(p: *const u8) -> (S::V, S::V) {
+    unsafe fn half<S: Simd, const H: usize>(p: *const u8) -> S::V {
         // SAFETY: as above.
-        unsafe { (S::load(p.cast()), S::load(p.add(32).cast())) }
+        unsafe { S::load(p.add(32 * H).cast()) }
     }
 }
 
@@ -138,8 +150,17 @@ impl<'a> Product<'a> {
         }
     }
 
-    fn panels(&self) -> usize {
-        self.weight.rows().div_ceil(PANEL)
+    /// Columns of a panel: what the second cache holds, and no fewer panels than keep
+    /// `threads` busy. Columns are independent, so no bit depends on it.
+    fn panel(&self, threads: usize) -> usize {
+        let (n, k) = (self.weight.rows(), self.weight.cols());
+        let fits = PANEL_BYTES / (k * self.weight.dtype.size());
+        let shared = n.div_ceil(4 * threads);
+        fits.min(shared).clamp(12, WIDEST) / 12 * 12
+    }
+
+    fn panels(&self, threads: usize) -> usize {
+        self.weight.rows().div_ceil(self.panel(threads))
     }
 }
 
@@ -154,15 +175,16 @@ pub(super) struct Packed<'a> {
 
 /// Computes `products` of the same activations, all in one parallel region.
 pub(super) fn linear(team: &Team, x: Packed<'_>, products: &[Product<'_>]) {
+    let threads = team.threads();
     let starts: Vec<usize> = products
         .iter()
         .scan(0, |at, p| {
             let start = *at;
-            *at += p.panels();
+            *at += p.panels(threads);
             Some(start)
         })
         .collect();
-    let total: usize = products.iter().map(Product::panels).sum();
+    let total: usize = products.iter().map(|p| p.panels(threads)).sum();
     team.each(total, team.share(total), |panels| {
         for panel in panels {
             let which = starts.partition_point(|&s| s <= panel) - 1;
@@ -183,13 +205,14 @@ pub(super) fn swiglu(team: &Team, gate: &mut [f32], up: &[f32], n: usize) {
 
 fn compute_panel(team: &Team, x: Packed<'_>, product: &Product<'_>, panel: usize) {
     let (n, k) = (product.weight.rows(), product.weight.cols());
-    let first = panel * PANEL;
+    let width = product.panel(team.threads());
+    let first = panel * width;
     let args = Panel {
         weights: product.weight.bytes().as_ptr(),
         k,
         n,
         first,
-        last: (first + PANEL).min(n),
+        last: (first + width).min(n),
         x: x.x.as_ptr(),
         rows: x.rows,
         bias: product.bias.map_or(std::ptr::null(), <[f32]>::as_ptr),
@@ -248,44 +271,79 @@ unsafe fn panel_body_f32<S: Simd>(p: Panel) {
     unsafe { panel_body::<S, F32>(p) }
 }
 
-/// Four rows at a time with three columns (12 sums and 4 operands fill the 16
-/// registers; 24 fused multiply-adds per 11 loads), fewer rows with four columns.
+/// Six rows at a time with two columns: 12 sums, 2 weights and 1 activation stay in the 16
+/// registers, and 12 fused multiply-adds share 8 loads.
 #[inline(always)]
 unsafe fn panel_body<S: Simd, W: Stored>(p: Panel) {
     // SAFETY: rows and columns below stay inside what the caller promised.
     unsafe {
         let mut row = 0;
         while row < p.rows {
-            match p.rows - row {
+            let rows = (p.rows - row).min(6);
+            match rows {
                 1 => strip::<S, W, 4, 1>(p, row),
                 2 => strip::<S, W, 4, 2>(p, row),
-                3 => strip::<S, W, 4, 3>(p, row),
-                _ => strip::<S, W, 3, 4>(p, row),
+                3 => strip::<S, W, 3, 3>(p, row),
+                4 => strip::<S, W, 2, 4>(p, row),
+                5 => strip::<S, W, 2, 5>(p, row),
+                _ => strip::<S, W, 2, 6>(p, row),
             }
-            row += 4;
+            row += rows;
         }
     }
 }
 
-/// Columns first..last for R rows, M columns at a time.
+/// Columns first..last for R rows, M columns at a time. K is walked in blocks, so that
+/// R rows of a block stay in the first cache while the columns pass by; sums wait in
+/// `waiting` between blocks, which changes no bit.
 #[inline(always)]
 unsafe fn strip<S: Simd, W: Stored, const M: usize, const R: usize>(p: Panel, row: usize) {
-    // SAFETY: as in panel_body.
+    // SAFETY: as in panel_body; a panel has at most WIDEST columns.
     unsafe {
-        let mut n = p.first;
-        while n + M <= p.last {
-            tile::<S, W, M, R>(p, row, n);
-            n += M;
+        let chunks = padded(p.k) / CHUNK;
+        let columns = p.last - p.first;
+        let whole = columns / M * M;
+        if chunks * R <= BLOCK * 6 {
+            for n in (0..whole).step_by(M) {
+                let mut sums = [[S::splat(0.0); R]; M];
+                tile::<S, W, M, R>(p, row, p.first + n, 0..chunks, &mut sums);
+                finish::<S, M, R>(p, row, p.first + n, &sums);
+            }
+        } else {
+            // only the first whole / M are ever touched
+            let mut waiting = [const { MaybeUninit::<[[S::V; R]; M]>::uninit() }; WIDEST];
+            for (n, sums) in (0..whole).step_by(M).zip(&mut waiting) {
+                let sums = sums.write([[S::splat(0.0); R]; M]);
+                tile::<S, W, M, R>(p, row, p.first + n, 0..BLOCK, sums);
+            }
+            for from in (BLOCK..chunks).step_by(BLOCK) {
+                let block = from..(from + BLOCK).min(chunks);
+                for (n, sums) in (0..whole).step_by(M).zip(&mut waiting) {
+                    let sums = sums.assume_init_mut();
+                    tile::<S, W, M, R>(p, row, p.first + n, block.clone(), sums);
+                }
+            }
+            for (n, sums) in (0..whole).step_by(M).zip(&waiting) {
+                finish::<S, M, R>(p, row, p.first + n, sums.assume_init_ref());
+            }
         }
-        while n < p.last {
-            tile::<S, W, 1, R>(p, row, n);
-            n += 1;
+        for n in whole..columns {
+            let mut sums = [[S::splat(0.0); R]; 1];
+            tile::<S, W, 1, R>(p, row, p.first + n, 0..chunks, &mut sums);
+            finish::<S, 1, R>(p, row, p.first + n, &sums);
         }
     }
 }
 
+/// sums += weights n..n + M times activations of R rows, over a range of chunks.
 #[inline(always)]
-unsafe fn tile<S: Simd, W: Stored, const M: usize, const R: usize>(p: Panel, row: usize, n: usize) {
+unsafe fn tile<S: Simd, W: Stored, const M: usize, const R: usize>(
+    p: Panel,
+    row: usize,
+    n: usize,
+    chunks: std::ops::Range<usize>,
+    sums: &mut [[S::V; R]; M],
+) {
     // SAFETY: M weight rows from n and R activation rows from `row` are inside
     // the matrices; the last, partial chunk is read through a padded copy.
     unsafe {
@@ -293,64 +351,88 @@ unsafe fn tile<S: Simd, W: Stored, const M: usize, const R: usize>(p: Panel, row
         let w = p.weights.add(n * stride);
         let x_stride = padded(p.k);
         let x = p.x.add(row * x_stride);
-        let mut sums = [[S::splat(0.0); R]; M];
-        let whole = p.k / CHUNK;
-        for c in 0..whole {
+        let whole = chunks.end.min(p.k / CHUNK);
+        let mut held = *sums;
+        for c in chunks.start..whole {
             let at = w.add(c * CHUNK * W::BYTES);
-            if R == 1 {
-                // one row waits for memory: ask for the next tile's weights
+            if row == 0 && c % 2 == 0 {
+                // the first rows wait for memory: ask for the tile after the next
                 for m in 0..M {
-                    S::prefetch(at.wrapping_add((M + m) * stride));
+                    S::prefetch(at.wrapping_add((2 * M + m) * stride));
                 }
             }
-            let mut first = [S::splat(0.0); M];
-            let mut second = [S::splat(0.0); M];
-            for m in 0..M {
-                (first[m], second[m]) = W::chunk::<S>(at.add(m * stride));
-            }
-            step::<S, M, R>(&mut sums, first, x.add(c * CHUNK), x_stride);
-            step::<S, M, R>(&mut sums, second, x.add(c * CHUNK + CHUNK / 2), x_stride);
+            let x = x.add(c * CHUNK);
+            half_chunk::<S, W, M, R, 0>(&mut held, at, stride, x, x_stride);
+            half_chunk::<S, W, M, R, 1>(&mut held, reload(at), stride, x, x_stride);
         }
-        if whole * CHUNK < p.k {
+        if whole < chunks.end {
             let left = (p.k - whole * CHUNK) * W::BYTES;
-            let mut first = [S::splat(0.0); M];
-            let mut second = [S::splat(0.0); M];
+            let mut padded = [[0u8; 4 * CHUNK]; M];
             for m in 0..M {
-                let mut padded = [0u8; 4 * CHUNK];
                 let from = w.add(m * stride + whole * CHUNK * W::BYTES);
-                std::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), left);
-                (first[m], second[m]) = W::chunk::<S>(padded.as_ptr());
+                std::ptr::copy_nonoverlapping(from, padded[m].as_mut_ptr(), left);
             }
-            let at = x.add(whole * CHUNK);
-            step::<S, M, R>(&mut sums, first, at, x_stride);
-            step::<S, M, R>(&mut sums, second, at.add(CHUNK / 2), x_stride);
+            let (at, x) = (padded.as_ptr().cast(), x.add(whole * CHUNK));
+            half_chunk::<S, W, M, R, 0>(&mut held, at, 4 * CHUNK, x, x_stride);
+            half_chunk::<S, W, M, R, 1>(&mut held, at, 4 * CHUNK, x, x_stride);
         }
-        for m in 0..M {
-            for r in 0..R {
-                let mut y = S::sum(sums[m][r]);
-                if !p.bias.is_null() {
-                    y += *p.bias.add(n + m);
-                }
-                let out = p.out.add((row + r) * p.n + n + m);
-                *out = if p.add { *out + y } else { y };
+        *sums = held;
+    }
+}
+
+/// Adds up the lanes and writes M columns of R rows.
+#[inline(always)]
+unsafe fn finish<S: Simd, const M: usize, const R: usize>(
+    p: Panel,
+    row: usize,
+    n: usize,
+    sums: &[[S::V; R]; M],
+) {
+    // SAFETY: these elements of `out` belong to this panel; bias is [n] or null.
+    unsafe {
+        let mut write = |i: usize, y: f32| {
+            let (r, m) = (i / M, i % M);
+            let y = if p.bias.is_null() {
+                y
+            } else {
+                y + *p.bias.add(n + m)
+            };
+            let out = p.out.add((row + r) * p.n + n + m);
+            *out = if p.add { *out + y } else { y };
+        };
+        let at = |i: usize| sums[i % M][i / M];
+        let fours = M * R / 4 * 4;
+        for i in (0..fours).step_by(4) {
+            let y = S::sum4(at(i), at(i + 1), at(i + 2), at(i + 3));
+            for j in 0..4 {
+                write(i + j, y[j]);
             }
+        }
+        for i in fours..M * R {
+            write(i, S::sum(at(i)));
         }
     }
 }
 
+/// sums += weights * activations over half H of a chunk.
 #[inline(always)]
-unsafe fn step<S: Simd, const M: usize, const R: usize>(
+unsafe fn half_chunk<S: Simd, W: Stored, const M: usize, const R: usize, const H: usize>(
     sums: &mut [[S::V; R]; M],
-    w: [S::V; M],
+    w: *const u8,
+    stride: usize,
     x: *const f32,
     x_stride: usize,
 ) {
-    for r in 0..R {
-        // SAFETY: the tile's contract.
-        unsafe {
-            let v = S::load(x.add(r * x_stride));
+    // SAFETY: the tile's contract.
+    unsafe {
+        let mut weights = [S::splat(0.0); M];
+        for m in 0..M {
+            weights[m] = W::half::<S, H>(w.add(m * stride));
+        }
+        for r in 0..R {
+            let v = S::load(x.add(r * x_stride + H * CHUNK / 2));
             for m in 0..M {
-                sums[m][r] = S::fma(w[m], v, sums[m][r]);
+                sums[m][r] = S::fma(weights[m], v, sums[m][r]);
             }
         }
     }

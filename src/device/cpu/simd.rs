@@ -30,14 +30,36 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn exp2_whole(n: Self::V) -> Self::V;
     /// `v` where `x >= limit`, else 0
     unsafe fn keep_from(x: Self::V, limit: f32, v: Self::V) -> Self::V;
-    /// Sixteen bf16 as (even lanes, odd lanes): widening is a shift and a mask.
-    unsafe fn bf16_split(p: *const u8) -> (Self::V, Self::V);
+    /// The eight even ones of sixteen bf16: widening is a shift.
+    unsafe fn bf16_even(p: *const u8) -> Self::V;
+    /// The eight odd ones of sixteen bf16: widening is a mask.
+    unsafe fn bf16_odd(p: *const u8) -> Self::V;
     /// Eight f16, in order.
     unsafe fn f16(p: *const u8) -> Self::V;
     /// ((v0+v1)+(v2+v3)) + ((v4+v5)+(v6+v7)), the one order of every sum over lanes.
     unsafe fn sum(v: Self::V) -> f32;
+    /// The sums of four vectors, each in the order of [`Simd::sum`].
+    unsafe fn sum4(a: Self::V, b: Self::V, c: Self::V, d: Self::V) -> [f32; 4];
     unsafe fn largest(v: Self::V) -> f32;
     unsafe fn prefetch(p: *const u8);
+}
+
+/// The same pointer, of which the compiler no longer knows what it has loaded through it:
+/// reading twice from the first cache is cheaper than keeping a value in a register that
+/// sums need.
+#[inline(always)]
+pub(super) fn reload<T>(p: *const T) -> *const T {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut p = p;
+        // SAFETY: no instruction at all.
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags));
+        }
+        p
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    p
 }
 
 /// exp(x) to about 1 ulp; 0 below -87.
@@ -140,13 +162,16 @@ impl Simd for Portable {
         lanes!(i => if x[i] >= limit { v[i] } else { 0.0 })
     }
     #[inline(always)]
-    unsafe fn bf16_split(p: *const u8) -> ([f32; 8], [f32; 8]) {
+    unsafe fn bf16_even(p: *const u8) -> [f32; 8] {
         // SAFETY: the caller's pointer is valid for 32 bytes.
         let raw = unsafe { p.cast::<[u32; 8]>().read_unaligned() };
-        (
-            lanes!(i => f32::from_bits(raw[i] << 16)),
-            lanes!(i => f32::from_bits(raw[i] & 0xffff_0000)),
-        )
+        lanes!(i => f32::from_bits(raw[i] << 16))
+    }
+    #[inline(always)]
+    unsafe fn bf16_odd(p: *const u8) -> [f32; 8] {
+        // SAFETY: as for bf16_even.
+        let raw = unsafe { p.cast::<[u32; 8]>().read_unaligned() };
+        lanes!(i => f32::from_bits(raw[i] & 0xffff_0000))
     }
     #[inline(always)]
     unsafe fn f16(p: *const u8) -> [f32; 8] {
@@ -157,6 +182,11 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn sum(v: [f32; 8]) -> f32 {
         ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]))
+    }
+    #[inline(always)]
+    unsafe fn sum4(a: [f32; 8], b: [f32; 8], c: [f32; 8], d: [f32; 8]) -> [f32; 4] {
+        // SAFETY: plain Rust.
+        unsafe { [Self::sum(a), Self::sum(b), Self::sum(c), Self::sum(d)] }
     }
     #[inline(always)]
     unsafe fn largest(v: [f32; 8]) -> f32 {
@@ -240,14 +270,18 @@ mod avx2 {
             unsafe { _mm256_and_ps(v, _mm256_cmp_ps::<_CMP_GE_OQ>(x, _mm256_set1_ps(limit))) }
         }
         #[inline(always)]
-        unsafe fn bf16_split(p: *const u8) -> (__m256, __m256) {
+        unsafe fn bf16_even(p: *const u8) -> __m256 {
             unsafe {
                 let raw = _mm256_loadu_si256(p.cast());
-                let odd = _mm256_and_si256(raw, _mm256_set1_epi32(0xffff_0000u32 as i32));
-                (
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(raw)),
-                    _mm256_castsi256_ps(odd),
-                )
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(raw))
+            }
+        }
+        #[inline(always)]
+        unsafe fn bf16_odd(p: *const u8) -> __m256 {
+            unsafe {
+                let raw = _mm256_loadu_si256(p.cast());
+                let mask = _mm256_set1_epi32(0xffff_0000u32 as i32);
+                _mm256_castsi256_ps(_mm256_and_si256(raw, mask))
             }
         }
         #[inline(always)]
@@ -261,6 +295,19 @@ mod avx2 {
                 let fours = _mm256_hadd_ps(pairs, pairs);
                 let high = _mm256_extractf128_ps::<1>(fours);
                 _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(fours), high))
+            }
+        }
+        #[inline(always)]
+        unsafe fn sum4(a: __m256, b: __m256, c: __m256, d: __m256) -> [f32; 4] {
+            unsafe {
+                let fours = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+                let high = _mm256_extractf128_ps::<1>(fours);
+                let mut out = [0f32; 4];
+                _mm_storeu_ps(
+                    out.as_mut_ptr(),
+                    _mm_add_ps(_mm256_castps256_ps128(fours), high),
+                );
+                out
             }
         }
         #[inline(always)]
