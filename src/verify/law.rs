@@ -348,22 +348,27 @@ fn last_kept<I: Iterator<Item = (u32, f32, u64)>>(
 ) -> Last {
     const BINS: usize = 2048;
     const PER_LOGIT: f32 = 64.0;
+    const FEW: usize = 256; // sorted as they are
     // Subtraction, product and cut are all monotone, so bins never cross.
     let bin = |z: f32| (((max - z) * PER_LOGIT) as usize).min(BINS - 1);
-    let mut histogram = [0u64; BINS];
-    for (_, z, measure) in tokens() {
-        histogram[bin(z)] += measure;
-    }
     let mut before = 0;
-    let mut edge = BINS - 1;
-    for (b, &sum) in histogram.iter().enumerate() {
-        if before + sum >= need {
-            edge = b;
-            break;
+    let mut inside: Vec<_> = if tokens().size_hint().1.is_some_and(|n| n <= FEW) {
+        tokens().collect()
+    } else {
+        let mut histogram = [0u64; BINS];
+        for (_, z, measure) in tokens() {
+            histogram[bin(z)] += measure;
         }
-        before += sum;
-    }
-    let mut inside: Vec<_> = tokens().filter(|&(_, z, _)| bin(z) == edge).collect();
+        let mut edge = BINS - 1;
+        for (b, &sum) in histogram.iter().enumerate() {
+            if before + sum >= need {
+                edge = b;
+                break;
+            }
+            before += sum;
+        }
+        tokens().filter(|&(_, z, _)| bin(z) == edge).collect()
+    };
     inside.sort_unstable_by(|a, b| {
         let by_logit = b.1.partial_cmp(&a.1).unwrap_or(std::cmp::Ordering::Equal);
         by_logit.then(a.0.cmp(&b.0))

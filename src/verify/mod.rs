@@ -17,6 +17,8 @@ mod lossless;
 pub mod math;
 mod policy;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 

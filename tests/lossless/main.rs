@@ -326,7 +326,7 @@ fn samples_by_the_production_generator_follow_plain_sampling() {
 
 #[test]
 fn chi_square_finds_every_planted_fault() {
-    let case = telling(4, &[3, 1], Rule::Chain);
+    let case = telling(3, &[2, 1], Rule::Chain);
     let law = plain(&case.target, &case.target_sampling, case.tokens());
     let p = |mutant, counter| {
         let counts = sample(&case, 77, |context, philox| {
