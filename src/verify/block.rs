@@ -30,12 +30,12 @@ pub(super) fn verify<'a, T: Real, C: Chooser<T> + ?Sized>(
     let mut left = residual(0, &laws[0], prefix); // at the accepted length
     for (node, &token) in tokens.iter().enumerate() {
         let drawn: T = q(node).probability(token);
-        if !(drawn > T::ZERO) {
+        if drawn <= T::ZERO {
             return Err(VerifyError::NotDrawn { node, token });
         }
         let ratio = prefix * (laws[node].probability::<T>(token) / drawn);
         prefix = if ratio < T::ONE { ratio } else { T::ONE };
-        if !(prefix > T::ZERO) {
+        if prefix <= T::ZERO {
             break; // it stays 0, and so does every h that follows
         }
         let row = node + 1;

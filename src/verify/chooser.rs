@@ -130,3 +130,65 @@ pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     }
     counter
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn philox_gives_the_known_answers() {
+        // Random123's kat_vectors, philox4x32 10.
+        let ones = u32::MAX;
+        for (counter, key, expected) in [
+            (
+                [0; 4],
+                [0; 2],
+                [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8],
+            ),
+            (
+                [ones; 4],
+                [ones; 2],
+                [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd],
+            ),
+            (
+                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+                [0xa409_3822, 0x299f_31d0],
+                [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
+            ),
+        ] {
+            assert_eq!(philox4x32(counter, key), expected);
+        }
+    }
+
+    #[test]
+    fn every_part_of_the_counter_changes_the_number() {
+        let site = Site::node(3, Use::Accept);
+        let here = Philox::new(7, 1).at_step(5);
+        let elsewhere = [
+            Philox { seed: 8, ..here }.word(site),
+            Philox {
+                seed: 7 | 1 << 32,
+                ..here
+            }
+            .word(site),
+            Philox {
+                sequence: 2,
+                ..here
+            }
+            .word(site),
+            here.at_step(6).word(site),
+            here.word(Site::node(4, Use::Accept)),
+            here.word(Site::row(4, Use::Residual)),
+        ];
+        for (i, word) in elsewhere.iter().enumerate() {
+            assert_ne!(*word, here.word(site), "part {i}");
+        }
+        assert_eq!(
+            here.word(site),
+            here.word(Site {
+                row: 4,
+                usage: Use::Accept
+            })
+        );
+    }
+}

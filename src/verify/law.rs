@@ -348,22 +348,27 @@ fn last_kept<I: Iterator<Item = (u32, f32, u64)>>(
 ) -> Last {
     const BINS: usize = 2048;
     const PER_LOGIT: f32 = 64.0;
+    const FEW: usize = 256; // sorted as they are
     // Subtraction, product and cut are all monotone, so bins never cross.
     let bin = |z: f32| (((max - z) * PER_LOGIT) as usize).min(BINS - 1);
-    let mut histogram = [0u64; BINS];
-    for (_, z, measure) in tokens() {
-        histogram[bin(z)] += measure;
-    }
     let mut before = 0;
-    let mut edge = BINS - 1;
-    for (b, &sum) in histogram.iter().enumerate() {
-        if before + sum >= need {
-            edge = b;
-            break;
+    let mut inside: Vec<_> = if tokens().size_hint().1.is_some_and(|n| n <= FEW) {
+        tokens().collect()
+    } else {
+        let mut histogram = [0u64; BINS];
+        for (_, z, measure) in tokens() {
+            histogram[bin(z)] += measure;
         }
-        before += sum;
-    }
-    let mut inside: Vec<_> = tokens().filter(|&(_, z, _)| bin(z) == edge).collect();
+        let mut edge = BINS - 1;
+        for (b, &sum) in histogram.iter().enumerate() {
+            if before + sum >= need {
+                edge = b;
+                break;
+            }
+            before += sum;
+        }
+        tokens().filter(|&(_, z, _)| bin(z) == edge).collect()
+    };
     inside.sort_unstable_by(|a, b| {
         let by_logit = b.1.partial_cmp(&a.1).unwrap_or(std::cmp::Ordering::Equal);
         by_logit.then(a.0.cmp(&b.0))
@@ -593,5 +598,226 @@ impl<T: Real> Mass<T> {
                 (id, self.values[i])
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sampling(temperature: f32, top_k: usize, top_p: f32) -> Sampling {
+        Sampling {
+            temperature,
+            top_k,
+            top_p,
+        }
+    }
+
+    fn law(logits: &[f32], s: &Sampling) -> Law {
+        Law::new(logits, logits.len(), s).unwrap()
+    }
+
+    /// Truncation by sorting everything; the weights are the law's own.
+    fn sorted_reference(logits: &[f32], s: &Sampling) -> Vec<(u32, u64)> {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weigh = |z: f32| weight((z - max) / s.temperature) as u64;
+        let mut tokens: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+        tokens.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap()); // stable: ties by id
+        if s.top_k > 0 {
+            tokens.truncate(s.top_k);
+        }
+        let total: u64 = tokens.iter().map(|&(_, z)| weigh(z)).sum();
+        let mut kept = Vec::new();
+        let mut sum = 0u64;
+        for (id, z) in tokens {
+            // In 128 bits; the shares of these tests are multiples of 2^-40.
+            let share = (f64::from(s.top_p) * 18_446_744_073_709_551_616.0) as u128;
+            if u128::from(sum) << 40 >= (share >> 24) * u128::from(total) && sum > 0 {
+                break;
+            }
+            sum += weigh(z);
+            kept.push((id, weigh(z)));
+        }
+        kept.retain(|&(_, w)| w > 0);
+        kept.sort_unstable();
+        kept
+    }
+
+    fn some_logits() -> impl Strategy<Value = Vec<f32>> {
+        // Halves, so that ties are common; zeros of both signs; -inf.
+        let logit = prop_oneof![
+            8 => (-40i32..40).prop_map(|z| z as f32 * 0.5),
+            1 => Just(-0.0f32),
+            1 => Just(f32::NEG_INFINITY),
+            4 => -20.0f32..20.0,
+        ];
+        proptest::collection::vec(logit, 1..500)
+            .prop_filter("a finite logit", |z| z.iter().any(|z| z.is_finite()))
+    }
+
+    fn some_sampling() -> impl Strategy<Value = Sampling> {
+        let temperature = prop_oneof![Just(1.0f32), 0.05f32..4.0, Just(1e-30), Just(1e30)];
+        let top_k = prop_oneof![Just(0usize), 1usize..40];
+        // Dyadic shares meet the boundary exactly where logits are equal.
+        let top_p = prop_oneof![Just(1.0f32), Just(0.5), Just(0.25), 0.001f32..1.0];
+        (temperature, top_k, top_p).prop_map(|(t, k, p)| sampling(t, k, p))
+    }
+
+    proptest! {
+        #[test]
+        fn truncation_is_that_of_a_full_sort(z in some_logits(), s in some_sampling()) {
+            let law = law(&z, &s);
+            let found: Vec<_> = law.support().collect();
+            prop_assert_eq!(&found, &sorted_reference(&z, &s));
+            prop_assert_eq!(law.total(), found.iter().map(|&(_, w)| w).sum::<u64>());
+            for id in 0..z.len() as u32 + 2 {
+                let expected = found.iter().find(|&&(i, _)| i == id).map_or(0, |&(_, w)| w);
+                prop_assert_eq!(law.weight(id), expected);
+            }
+        }
+
+        #[test]
+        fn draws_walk_the_running_sum(
+            z in some_logits(),
+            s in some_sampling(),
+            gone in proptest::collection::vec(0u32..500, 0..8),
+            word: u64,
+        ) {
+            let law = law(&z, &s);
+            let mut rest = Remaining::new(&law);
+            for &id in &gone {
+                rest.remove(id);
+                rest.remove(id); // removing twice is removing once
+            }
+            let left: Vec<_> = law.support().filter(|(id, _)| !gone.contains(id)).collect();
+            prop_assert_eq!(&left, &rest.support().collect::<Vec<_>>());
+            prop_assert_eq!(rest.total(), left.iter().map(|&(_, w)| w).sum::<u64>());
+            let mut target = (u128::from(word) * u128::from(rest.total())) >> 64;
+            let mut expected = None;
+            for (id, w) in left {
+                if target < u128::from(w) {
+                    expected = Some(id);
+                    break;
+                }
+                target -= u128::from(w);
+            }
+            prop_assert_eq!(rest.draw(word), expected);
+        }
+
+        #[test]
+        fn residuals_do_not_depend_on_how_laws_are_stored(
+            z in some_logits(),
+            y in some_logits(),
+            (s, t) in (some_sampling(), some_sampling()),
+            gone in proptest::collection::vec(0u32..500, 0..4),
+        ) {
+            let (p, q) = (law(&z, &s), law(&y, &t));
+            let mut rest = Remaining::new(&q);
+            gone.iter().for_each(|&id| rest.remove(id));
+            let mass = Mass::<f32>::residual(&p, 1.0, &rest);
+            let mut again = mass.as_ref().and_then(|m| m.residual_again(&rest));
+            let mut expected: Vec<f32> = (0..z.len() as u32).map(|id| p.probability(id)).collect();
+            for found in [mass, again.take()] {
+                for (id, v) in expected.iter_mut().enumerate() {
+                    let q: f32 = if rest.is_empty() { 0.0 } else { rest.probability(id as u32) };
+                    *v = (*v - q).max(0.0);
+                }
+                let total = math::SumTree::dense(&expected).total();
+                let Some(found) = found else {
+                    prop_assert_eq!(total, 0.0);
+                    break;
+                };
+                prop_assert_eq!(found.total(), total);
+                expected.iter_mut().for_each(|v| *v /= total);
+                for (id, &v) in expected.iter().enumerate() {
+                    prop_assert_eq!(found.probability(id as u32), v);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn weights_follow_the_definition() {
+        for temperature in [0.3, 1.0, 2.5] {
+            let z: Vec<f32> = (0..2_000).map(|i| 10.0 - i as f32 * 0.02).collect();
+            let law = law(&z, &Sampling::at(temperature));
+            for (id, &z) in z.iter().enumerate() {
+                let distance = (z - 10.0) / temperature;
+                let exact = f64::from(distance).exp() * ONE as f64;
+                let error = (law.weight(id as u32) as f64 - exact).abs();
+                assert!(error <= 0.5 + exact * 2.5e-7, "{distance}: off by {error}");
+            }
+            assert_eq!(law.weight(0), ONE);
+        }
+    }
+
+    #[test]
+    fn equal_logits_are_cut_from_the_highest_id() {
+        let flat = [1.0f32; 8];
+        for (s, kept) in [
+            (sampling(1.0, 3, 1.0), 3),
+            (sampling(1.0, 0, 0.5), 4),
+            (sampling(1.0, 0, 0.500_000_06), 5), // the next f32 above a half
+            (sampling(1.0, 0, 1e-40), 1),
+            (sampling(1.0, 4, 0.5), 2),
+            (sampling(0.0, 0, 1.0), 1),
+            (sampling(1.0, 99, 1.0), 8),
+        ] {
+            let support: Vec<u32> = law(&flat, &s).support().map(|(id, _)| id).collect();
+            assert_eq!(support, (0..kept).collect::<Vec<u32>>(), "{s:?}");
+        }
+    }
+
+    #[test]
+    fn greedy_is_one_hot_at_the_lowest_best_id() {
+        let law = law(&[1.0, 3.0, -1.0, 3.0], &Sampling::GREEDY);
+        assert_eq!(law.certain(), Some(1));
+        assert_eq!(law.probability::<f32>(1), 1.0);
+        assert_eq!(law.probability::<f32>(3), 0.0);
+    }
+
+    #[test]
+    fn the_best_logit_is_found_anywhere() {
+        for n in [1usize, 15, 16, 17, 1023, 1024, 1025, 5000] {
+            for at in [0, n / 2, n - 1] {
+                let mut z = vec![-1.0f32; n];
+                z[at] = 2.0;
+                z[n - 1] = 2.0;
+                let expected = Best {
+                    token: at as u32,
+                    logit: 2.0,
+                };
+                assert_eq!(best(&z), Ok(expected));
+                z[at] = f32::NAN;
+                let error = Law::new(&z, n, &Sampling::GREEDY).unwrap_err();
+                assert_eq!(
+                    error.to_string(),
+                    format!(
+                        "the logit of token {at} is NaN, expected a finite number (or -inf for some tokens)"
+                    )
+                );
+            }
+        }
+        assert!(best(&[]).is_err());
+        assert!(best(&[f32::NEG_INFINITY; 3]).is_err());
+        assert!(best(&[0.0, f32::INFINITY]).is_err());
+        assert!(Law::new(&[0.0, 1.0], 3, &Sampling::GREEDY).is_err());
+        assert!(Law::new(&[0.0, 1.0], 0, &Sampling::GREEDY).is_err());
+    }
+
+    #[test]
+    fn only_the_vocabulary_is_read() {
+        let padded = [0.0, 1.0, f32::NAN];
+        let law = Law::new(&padded, 2, &Sampling::at(1.0)).unwrap();
+        assert_eq!(law.support().count(), 2);
+    }
+
+    #[test]
+    fn the_empty_law_draws_nothing() {
+        let law = Law::default();
+        assert_eq!(Remaining::new(&law).draw(u64::MAX), None);
+        assert_eq!(law.probability::<f32>(0), 0.0);
+        assert_eq!(law.support().count(), 0);
     }
 }

@@ -44,7 +44,7 @@ impl<'a, T: Real> State<'a, T> {
             State::Sampled(s) => {
                 s.settle();
                 let q: T = s.q.probability(token);
-                if !(q > T::ZERO) {
+                if q <= T::ZERO {
                     return Err(NotDrawn);
                 }
                 let p = match &s.residual {

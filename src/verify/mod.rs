@@ -17,6 +17,8 @@ mod lossless;
 pub mod math;
 mod policy;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 
@@ -39,7 +41,7 @@ pub struct Rows<'a> {
 impl<'a> Rows<'a> {
     /// Cuts `data` into rows of `width`; `None` when that leaves a rest or width is 0.
     pub fn new(data: &'a [f32], width: usize) -> Option<Rows<'a>> {
-        (width > 0 && data.len() % width == 0).then_some(Rows { data, width })
+        (width > 0 && data.len().is_multiple_of(width)).then_some(Rows { data, width })
     }
 
     /// Number of rows.

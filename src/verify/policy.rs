@@ -362,3 +362,99 @@ pub enum PolicyError {
         rule: Rule,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn rules_print_as_they_are_read() {
+        for spec in [
+            "chain",
+            "block",
+            "kl=0.5",
+            "kl=0.5,reverse",
+            "margin=0.9",
+            "typical=0.09,0.3",
+            "threshold=0.25",
+            "sglang=0.9,0.8",
+            "topk=3",
+            "synthetic=0.7",
+        ] {
+            assert_eq!(spec.parse::<Rule>().unwrap().to_string(), spec);
+        }
+        assert_eq!("typical".parse::<Rule>().unwrap(), Rule::TYPICAL);
+    }
+
+    #[test]
+    fn unusable_rules_are_refused_with_what_was_expected() {
+        for (spec, message) in [
+            ("", "is unknown"),
+            ("judge=0.5", "is unknown"),
+            ("kl", "is unknown"),
+            ("kl=x", "is unknown"),
+            ("kl=0.5,forward", "is unknown"),
+            ("kl=-1", "kl is -1, expected 0 or more"),
+            ("kl=NaN", "expected 0 or more"),
+            ("margin=1.5", "expected 0 to 1"),
+            ("threshold=-0.1", "expected 0 to 1"),
+            ("sglang=0,1", "expected above 0"),
+            ("sglang=0.5", "is unknown"),
+            ("topk=0", "expected 1 or more"),
+            ("topk=1.5", "is unknown"),
+            ("synthetic=2", "expected 0 to 1"),
+            ("typical=0.1,inf", "expected a finite number"),
+        ] {
+            let error = spec.parse::<Rule>().unwrap_err().to_string();
+            assert!(error.contains(message), "{spec}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_judge_joins_the_chain_rule_alone() {
+        let judged = Rule::Chain.with_judge(0.25);
+        assert_eq!(judged, Ok(Rule::Judge { theta: 0.25 }));
+        for rule in [Rule::Block, Rule::TYPICAL, Rule::Threshold { t: 0.5 }] {
+            let refused = PolicyError::JudgeBeside { rule };
+            assert_eq!(rule.with_judge(0.25), Err(refused));
+        }
+    }
+
+    #[test]
+    fn sampling_out_of_range_is_refused() {
+        for (temperature, top_p, ok) in [
+            (0.0, 1.0, true),
+            (1.5, 0.5, true),
+            (-0.1, 1.0, false),
+            (f32::NAN, 1.0, false),
+            (f32::INFINITY, 1.0, false),
+            (1.0, 0.0, false),
+            (1.0, 1.1, false),
+            (1.0, f32::NAN, false),
+        ] {
+            let sampling = Sampling {
+                temperature,
+                top_k: 0,
+                top_p,
+            };
+            assert_eq!(sampling.check().is_ok(), ok, "{sampling:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn reading_a_rule_never_panics(spec in "\\PC{0,12}|[a-z]{1,9}=\\PC{0,9}") {
+            if let Ok(rule) = spec.parse::<Rule>() {
+                prop_assert_eq!(rule.to_string().parse::<Rule>(), Ok(rule));
+            }
+        }
+    }
+
+    #[test]
+    fn a_guard_is_a_set() {
+        let guard: Guard = [7, 2, 7].into_iter().collect();
+        assert_eq!(guard.tokens(), [2, 7]);
+        assert!(guard.contains(7) && !guard.contains(3));
+    }
+}
