@@ -252,6 +252,7 @@ fn a_judge_must_fit_the_loaded_models() {
     let dir = |model: &Model| model.dir.display().to_string();
     let (target_dir, draft_dir) = (dir(&target), dir(&draft));
     // judge, foreign target allowed, drafter loaded, parts of the message (none: it fits)
+    #[rustfmt::skip]
     let table: Vec<(Judge, bool, bool, Vec<&str>)> = vec![
         (
             Judge {
@@ -266,38 +267,9 @@ fn a_judge_must_fit_the_loaded_models() {
                 "has hidden_size 256",
             ],
         ),
-        (
-            Judge {
-                features: taps(vec![Tap::Layer(5)]),
-                ..fitting.clone()
-            },
-            true,
-            true,
-            vec!["the judge has a tap after layer 5", "has 4 layers"],
-        ),
-        (
-            Judge {
-                vocab_size: 513,
-                ..fitting.clone()
-            },
-            false,
-            true,
-            vec![
-                "vocabulary: the judge has 513 tokens",
-                &target_dir,
-                "has 512",
-                "--allow-foreign-target",
-            ],
-        ),
-        (
-            Judge {
-                vocab_size: 513,
-                ..fitting.clone()
-            },
-            true,
-            true,
-            vec![],
-        ),
+        (Judge { features: taps(vec![Tap::Layer(5)]),..fitting.clone() }, true, true, vec!["the judge has a tap after layer 5", "has 4 layers"]),
+        (Judge { vocab_size: 513,..fitting.clone() }, false, true, vec!["vocabulary: the judge has 513 tokens", &target_dir, "has 512", "--allow-foreign-target"]),
+        (Judge { vocab_size: 513,..fitting.clone() }, true, true, vec![]),
         (
             Judge {
                 target_fingerprint: "f00d".into(),
@@ -311,25 +283,8 @@ fn a_judge_must_fit_the_loaded_models() {
                 "--allow-foreign-target",
             ],
         ),
-        (
-            Judge {
-                target_fingerprint: "f00d".into(),
-                ..fitting.clone()
-            },
-            true,
-            true,
-            vec![],
-        ),
-        (
-            both.clone(),
-            false,
-            false,
-            vec![
-                "layout: the judge has DD-DT",
-                "the drafter has none",
-                "give a draft model",
-            ],
-        ),
+        (Judge { target_fingerprint: "f00d".into(),..fitting.clone() }, true, true, vec![]),
+        (both.clone(), false, false, vec!["layout: the judge has DD-DT", "the drafter has none", "give a draft model"]),
         (
             Judge {
                 features: Features {
@@ -346,36 +301,9 @@ fn a_judge_must_fit_the_loaded_models() {
                 "has hidden_size 128",
             ],
         ),
-        (
-            Judge {
-                draft_fingerprint: Some("beef".into()),
-                ..both.clone()
-            },
-            false,
-            true,
-            vec![
-                "drafter: the judge has fingerprint beef",
-                draft.fingerprint(),
-            ],
-        ),
-        (
-            Judge {
-                draft_fingerprint: Some("beef".into()),
-                ..both.clone()
-            },
-            true,
-            true,
-            vec![],
-        ),
-        (
-            Judge {
-                draft_fingerprint: Some("beef".into()),
-                ..fitting.clone()
-            },
-            false,
-            true,
-            vec![],
-        ),
+        (Judge { draft_fingerprint: Some("beef".into()),..both.clone() }, false, true, vec!["drafter: the judge has fingerprint beef", draft.fingerprint()]),
+        (Judge { draft_fingerprint: Some("beef".into()),..both.clone() }, true, true, vec![]),
+        (Judge { draft_fingerprint: Some("beef".into()),..fitting.clone() }, false, true, vec![]),
     ];
     for (judge, foreign, drafter, parts) in table {
         let result = judge.check(&target, drafter.then_some(&draft), foreign);
@@ -392,108 +320,18 @@ fn a_judge_must_fit_the_loaded_models() {
 
 #[test]
 fn parts_that_do_not_agree_are_refused() {
+    #[rustfmt::skip]
     let table: Vec<(&str, Judge, &str)> = vec![
-        (
-            "w too short",
-            Judge {
-                head: Head::Linear {
-                    w: vec![1.0; 2],
-                    b: 0.0,
-                },
-                ..linear()
-            },
-            "w: found 2 values, expected 3",
-        ),
-        (
-            "w NaN",
-            Judge {
-                head: Head::Linear {
-                    w: vec![1.0, f32::NAN, 0.0],
-                    b: 0.0,
-                },
-                ..linear()
-            },
-            "w: found NaN at 1, expected finite",
-        ),
-        (
-            "b infinite",
-            Judge {
-                head: Head::Linear {
-                    w: vec![1.0; 3],
-                    b: f32::INFINITY,
-                },
-                ..linear()
-            },
-            "b: found inf at 0",
-        ),
-        (
-            "no taps",
-            Judge {
-                features: Features {
-                    taps: vec![],
-                    ..linear().features
-                },
-                ..linear()
-            },
-            "taps: found [], expected at least one",
-        ),
-        (
-            "a tap twice",
-            Judge {
-                features: Features {
-                    taps: vec![Tap::Final, Tap::Final],
-                    ..linear().features
-                },
-                ..linear()
-            },
-            "taps: found [final, final]",
-        ),
-        (
-            "width 0",
-            Judge {
-                features: Features::final_hidden(0),
-                ..linear()
-            },
-            "target width 0",
-        ),
-        (
-            "width absurd",
-            Judge {
-                features: Features::final_hidden(usize::MAX),
-                ..linear()
-            },
-            "widths up to 131072",
-        ),
-        (
-            "DT with a drafter",
-            Judge {
-                features: Features {
-                    draft_width: 4,
-                    ..linear().features
-                },
-                ..linear()
-            },
-            "draft width: found 4 with layout DT",
-        ),
-        (
-            "DD-DT without",
-            Judge {
-                features: Features {
-                    layout: Layout::DdDt,
-                    ..linear().features
-                },
-                ..linear()
-            },
-            "draft width: found 0 with layout DD-DT",
-        ),
-        (
-            "no fingerprint",
-            Judge {
-                target_fingerprint: String::new(),
-                ..linear()
-            },
-            "target_fingerprint: found nothing",
-        ),
+        ("w too short", Judge { head: Head::Linear { w: vec![1.0; 2], b: 0.0, },..linear() }, "w: found 2 values, expected 3"),
+        ("w NaN", Judge { head: Head::Linear { w: vec![1.0, f32::NAN, 0.0], b: 0.0, },..linear() }, "w: found NaN at 1, expected finite"),
+        ("b infinite", Judge { head: Head::Linear { w: vec![1.0; 3], b: f32::INFINITY, },..linear() }, "b: found inf at 0"),
+        ("no taps", Judge { features: Features { taps: vec![],..linear().features },..linear() }, "taps: found [], expected at least one"),
+        ("a tap twice", Judge { features: Features { taps: vec![Tap::Final, Tap::Final],..linear().features },..linear() }, "taps: found [final, final]"),
+        ("width 0", Judge { features: Features::final_hidden(0),..linear() }, "target width 0"),
+        ("width absurd", Judge { features: Features::final_hidden(usize::MAX),..linear() }, "widths up to 131072"),
+        ("DT with a drafter", Judge { features: Features { draft_width: 4,..linear().features },..linear() }, "draft width: found 4 with layout DT"),
+        ("DD-DT without", Judge { features: Features { layout: Layout::DdDt,..linear().features },..linear() }, "draft width: found 0 with layout DD-DT"),
+        ("no fingerprint", Judge { target_fingerprint: String::new(),..linear() }, "target_fingerprint: found nothing"),
         (
             "too wide",
             Judge {
@@ -507,32 +345,8 @@ fn parts_that_do_not_agree_are_refused() {
             },
             "w2: found width 65, expected a width from 1 to 64",
         ),
-        (
-            "no width",
-            Judge {
-                head: Head::TwoLayer {
-                    w1: vec![],
-                    b1: vec![],
-                    w2: vec![],
-                    b2: 0.0,
-                },
-                ..linear()
-            },
-            "w2: found width 0",
-        ),
-        (
-            "w1 too short",
-            Judge {
-                head: Head::TwoLayer {
-                    w1: vec![0.0; 5],
-                    b1: vec![0.0; 2],
-                    w2: vec![0.0; 2],
-                    b2: 0.0,
-                },
-                ..linear()
-            },
-            "w1: found 5 values, expected 6",
-        ),
+        ("no width", Judge { head: Head::TwoLayer { w1: vec![], b1: vec![], w2: vec![], b2: 0.0, },..linear() }, "w2: found width 0"),
+        ("w1 too short", Judge { head: Head::TwoLayer { w1: vec![0.0; 5], b1: vec![0.0; 2], w2: vec![0.0; 2], b2: 0.0, },..linear() }, "w1: found 5 values, expected 6"),
         (
             "theta above 1",
             Judge {
@@ -545,36 +359,9 @@ fn parts_that_do_not_agree_are_refused() {
             },
             "operating point f1: found OperatingPoint { theta: 1.5",
         ),
-        (
-            "harm below 0",
-            Judge {
-                curve: vec![CurvePoint {
-                    harmful_per_answer: -1.0,
-                    ..point(0.5)
-                }],
-                ..linear()
-            },
-            "curve, point 0: found",
-        ),
-        (
-            "precision NaN",
-            Judge {
-                curve: vec![CurvePoint {
-                    precision: f32::NAN,
-                    ..point(0.5)
-                }],
-                ..linear()
-            },
-            "precision: NaN",
-        ),
-        (
-            "curve not ascending",
-            Judge {
-                curve: vec![point(0.5), point(0.4)],
-                ..linear()
-            },
-            "curve, point 1: found theta 0.4 after 0.5",
-        ),
+        ("harm below 0", Judge { curve: vec![CurvePoint { harmful_per_answer: -1.0,..point(0.5) }],..linear() }, "curve, point 0: found"),
+        ("precision NaN", Judge { curve: vec![CurvePoint { precision: f32::NAN,..point(0.5) }],..linear() }, "precision: NaN"),
+        ("curve not ascending", Judge { curve: vec![point(0.5), point(0.4)],..linear() }, "curve, point 1: found theta 0.4 after 0.5"),
     ];
     for (case, judge, expected) in table {
         let message = judge.to_bytes().unwrap_err().to_string();
@@ -610,122 +397,28 @@ fn length_of(file: &[u8]) -> usize {
 #[test]
 fn files_that_are_no_judge_are_refused() {
     let j = linear();
+    #[rustfmt::skip]
     let table: Vec<(&str, Vec<u8>, &str)> = vec![
-        (
-            "empty",
-            vec![],
-            "judge.safetensors: found a file of 0 bytes",
-        ),
-        (
-            "cut",
-            j.to_bytes().unwrap()[..400].to_vec(),
-            "judge.safetensors: found a header length",
-        ),
-        (
-            "a model",
-            std::fs::read(demo("draft").dir.join("model.safetensors")).unwrap(),
-            "metadata: found no key 'gavel_judge'",
-        ),
-        (
-            "no metadata",
-            edit(&j, |h, _| {
-                h.as_object_mut().unwrap().remove("__metadata__");
-            }),
-            "metadata: found no key",
-        ),
-        (
-            "another version",
-            edit(&j, |_, d| {
-                d["version"] = 2.into();
-                d["new"] = 1.into();
-            }),
-            "version: found 2, expected 1",
-        ),
-        (
-            "no version",
-            edit(&j, |_, d| *d = json!({})),
-            "missing field `version`",
-        ),
-        (
-            "no JSON",
-            edit(&j, |_, d| *d = "}".into()),
-            "gavel_judge: found invalid type",
-        ),
-        (
-            "another kind",
-            edit(&j, |_, d| d["kind"] = "cubic".into()),
-            "unknown variant `cubic`",
-        ),
-        (
-            "another layout",
-            edit(&j, |_, d| d["features"]["layout"] = "TD".into()),
-            "unknown variant `TD`",
-        ),
-        (
-            "another tap",
-            edit(&j, |_, d| d["features"]["taps"] = json!(["first"])),
-            "tap 'first': expected 'final' or a number of layers from 1",
-        ),
-        (
-            "tap 0",
-            edit(&j, |_, d| d["features"]["taps"] = json!(["0"])),
-            "tap '0'",
-        ),
-        (
-            "a field more",
-            edit(&j, |_, d| d["bias"] = 1.into()),
-            "unknown field `bias`",
-        ),
-        (
-            "a negative width",
-            edit(&j, |_, d| d["features"]["target_width"] = json!(-3)),
-            "invalid value: integer `-3`",
-        ),
-        (
-            "another width",
-            edit(&j, |_, d| d["features"]["target_width"] = 4.into()),
-            "w: found 3 values, expected 4, as the features ask for",
-        ),
-        (
-            "a kind that lies",
-            edit(&j, |_, d| d["kind"] = "two-layer".into()),
-            "w1: found no such tensor",
-        ),
-        (
-            "a tensor renamed",
-            edit(&j, |h, _| {
-                let w = h.as_object_mut().unwrap().remove("w").unwrap();
-                h["v"] = w;
-            }),
-            "w: found no such tensor",
-        ),
-        (
-            "another dtype",
-            edit(&j, |h, _| {
-                h["w"]["dtype"] = "I32".into();
-            }),
-            "w: found I32 [3], expected F32 with 1 dimensions",
-        ),
-        (
-            "two biases",
-            edit(&two_layer(), |h, _| {
-                let b = h["b1"].clone();
-                let c = h["b2"].clone();
-                h["b2"] = b;
-                h["b1"] = c;
-            }),
-            "b2: found 2 values, expected 1",
-        ),
-        (
-            "a matrix on its side",
-            edit(&two_layer(), |h, _| h["w1"]["shape"] = json!([6, 2])),
-            "w1: found [6, 2], expected [2, 6]",
-        ),
-        (
-            "a narrow curve",
-            edit(&j, |h, _| h["curve"]["shape"] = json!([4, 3])),
-            "curve: found [4, 3], expected [points, 4]",
-        ),
+        ("empty", vec![], "judge.safetensors: found a file of 0 bytes"),
+        ("cut", j.to_bytes().unwrap()[..400].to_vec(), "judge.safetensors: found a header length"),
+        ("a model", std::fs::read(demo("draft").dir.join("model.safetensors")).unwrap(), "metadata: found no key 'gavel_judge'"),
+        ("no metadata", edit(&j, |h, _| { h.as_object_mut().unwrap().remove("__metadata__"); }), "metadata: found no key"),
+        ("another version", edit(&j, |_, d| { d["version"] = 2.into(); d["new"] = 1.into(); }), "version: found 2, expected 1"),
+        ("no version", edit(&j, |_, d| *d = json!({})), "missing field `version`"),
+        ("no JSON", edit(&j, |_, d| *d = "}".into()), "gavel_judge: found invalid type"),
+        ("another kind", edit(&j, |_, d| d["kind"] = "cubic".into()), "unknown variant `cubic`"),
+        ("another layout", edit(&j, |_, d| d["features"]["layout"] = "TD".into()), "unknown variant `TD`"),
+        ("another tap", edit(&j, |_, d| d["features"]["taps"] = json!(["first"])), "tap 'first': expected 'final' or a number of layers from 1"),
+        ("tap 0", edit(&j, |_, d| d["features"]["taps"] = json!(["0"])), "tap '0'"),
+        ("a field more", edit(&j, |_, d| d["bias"] = 1.into()), "unknown field `bias`"),
+        ("a negative width", edit(&j, |_, d| d["features"]["target_width"] = json!(-3)), "invalid value: integer `-3`"),
+        ("another width", edit(&j, |_, d| d["features"]["target_width"] = 4.into()), "w: found 3 values, expected 4, as the features ask for"),
+        ("a kind that lies", edit(&j, |_, d| d["kind"] = "two-layer".into()), "w1: found no such tensor"),
+        ("a tensor renamed", edit(&j, |h, _| { let w = h.as_object_mut().unwrap().remove("w").unwrap(); h["v"] = w; }), "w: found no such tensor"),
+        ("another dtype", edit(&j, |h, _| { h["w"]["dtype"] = "I32".into(); }), "w: found I32 [3], expected F32 with 1 dimensions"),
+        ("two biases", edit(&two_layer(), |h, _| { let b = h["b1"].clone(); let c = h["b2"].clone(); h["b2"] = b; h["b1"] = c; }), "b2: found 2 values, expected 1"),
+        ("a matrix on its side", edit(&two_layer(), |h, _| h["w1"]["shape"] = json!([6, 2])), "w1: found [6, 2], expected [2, 6]"),
+        ("a narrow curve", edit(&j, |h, _| h["curve"]["shape"] = json!([4, 3])), "curve: found [4, 3], expected [points, 4]"),
     ];
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("judge.safetensors");

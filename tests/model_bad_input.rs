@@ -67,251 +67,46 @@ fn assert_refused(folder: &Path, case: &str, expected: &[&str]) {
 #[test]
 fn configs_that_are_absurd_or_not_supported_are_refused() {
     let absent = || Value::Null; // absent and null are the same
+    #[rustfmt::skip]
     let table: Vec<(&str, &str, Value, &[&str])> = vec![
-        (
-            "llama-mha",
-            "model_type",
-            json!("mamba"),
-            &[
-                "'model_type': found \"mamba\"",
-                "one of llama, qwen2, qwen3",
-            ],
-        ),
-        (
-            "llama-mha",
-            "model_type",
-            json!(3),
-            &["'model_type': found 3", "a string"],
-        ),
-        (
-            "llama-mha",
-            "hidden_act",
-            json!("gelu"),
-            &["'hidden_act': found \"gelu\"", "expected silu"],
-        ),
-        (
-            "llama-mha",
-            "vocab_size",
-            absent(),
-            &["'vocab_size': found nothing", "a whole number from 1"],
-        ),
-        (
-            "llama-mha",
-            "vocab_size",
-            json!(-320),
-            &["found -320", "a whole number"],
-        ),
-        (
-            "llama-mha",
-            "vocab_size",
-            json!(1u64 << 60),
-            &["found 1152921504606846976", "to 16777216"],
-        ),
-        (
-            "llama-mha",
-            "vocab_size",
-            json!(321),
-            &[
-                "tensor 'model.embed_tokens.weight'",
-                "found shape [320, 128]",
-                "expected shape [321, 128]",
-            ],
-        ),
-        (
-            "llama-mha",
-            "hidden_size",
-            json!(0),
-            &["'hidden_size': found 0"],
-        ),
-        (
-            "llama-mha",
-            "hidden_size",
-            json!(128.5),
-            &["'hidden_size': found 128.5", "a whole number"],
-        ),
-        (
-            "llama-mha",
-            "hidden_size",
-            json!("128"),
-            &["'hidden_size': found \"128\""],
-        ),
-        (
-            "llama-mha",
-            "hidden_size",
-            json!(u64::MAX),
-            &["found 18446744073709551615", "to 131072"],
-        ),
-        (
-            "llama-mha",
-            "intermediate_size",
-            absent(),
-            &["'intermediate_size': found nothing"],
-        ),
-        (
-            "llama-mha",
-            "intermediate_size",
-            json!(321),
-            &[
-                "tensor 'model.layers.0.mlp.gate_proj.weight'",
-                "expected shape [321, 128]",
-            ],
-        ),
-        (
-            "llama-mha",
-            "num_hidden_layers",
-            json!(0),
-            &["'num_hidden_layers': found 0"],
-        ),
-        (
-            "llama-mha",
-            "num_hidden_layers",
-            json!(3),
-            &[
-                "tensor 'model.layers.2.input_layernorm.weight'",
-                "found no such tensor",
-                "shape [128]",
-            ],
-        ),
-        (
-            "llama-mha",
-            "num_hidden_layers",
-            json!(1e9),
-            &["'num_hidden_layers': found 1000000000.0"],
-        ),
-        (
-            "llama-mha",
-            "num_attention_heads",
-            absent(),
-            &["'num_attention_heads': found nothing"],
-        ),
-        (
-            "llama-odd",
-            "num_key_value_heads",
-            json!(3),
-            &[
-                "'num_key_value_heads': found 3",
-                "a divisor of num_attention_heads, which is 4",
-            ],
-        ),
-        (
-            "llama-odd",
-            "num_key_value_heads",
-            json!(0),
-            &["'num_key_value_heads': found 0"],
-        ),
-        (
-            "llama-odd",
-            "num_key_value_heads",
-            json!(8),
-            &["'num_key_value_heads': found 8"],
-        ),
-        (
-            "llama-odd",
-            "head_dim",
-            json!(47),
-            &["'head_dim': found 47", "an even number"],
-        ),
+        ("llama-mha", "model_type", json!("mamba"), &["'model_type': found \"mamba\"", "one of llama, qwen2, qwen3"]),
+        ("llama-mha", "model_type", json!(3), &["'model_type': found 3", "a string"]),
+        ("llama-mha", "hidden_act", json!("gelu"), &["'hidden_act': found \"gelu\"", "expected silu"]),
+        ("llama-mha", "vocab_size", absent(), &["'vocab_size': found nothing", "a whole number from 1"]),
+        ("llama-mha", "vocab_size", json!(-320), &["found -320", "a whole number"]),
+        ("llama-mha", "vocab_size", json!(1u64 << 60), &["found 1152921504606846976", "to 16777216"]),
+        ("llama-mha", "vocab_size", json!(321), &["tensor 'model.embed_tokens.weight'", "found shape [320, 128]", "expected shape [321, 128]"]),
+        ("llama-mha", "hidden_size", json!(0), &["'hidden_size': found 0"]),
+        ("llama-mha", "hidden_size", json!(128.5), &["'hidden_size': found 128.5", "a whole number"]),
+        ("llama-mha", "hidden_size", json!("128"), &["'hidden_size': found \"128\""]),
+        ("llama-mha", "hidden_size", json!(u64::MAX), &["found 18446744073709551615", "to 131072"]),
+        ("llama-mha", "intermediate_size", absent(), &["'intermediate_size': found nothing"]),
+        ("llama-mha", "intermediate_size", json!(321), &["tensor 'model.layers.0.mlp.gate_proj.weight'", "expected shape [321, 128]"]),
+        ("llama-mha", "num_hidden_layers", json!(0), &["'num_hidden_layers': found 0"]),
+        ("llama-mha", "num_hidden_layers", json!(3), &["tensor 'model.layers.2.input_layernorm.weight'", "found no such tensor", "shape [128]"]),
+        ("llama-mha", "num_hidden_layers", json!(1e9), &["'num_hidden_layers': found 1000000000.0"]),
+        ("llama-mha", "num_attention_heads", absent(), &["'num_attention_heads': found nothing"]),
+        ("llama-odd", "num_key_value_heads", json!(3), &["'num_key_value_heads': found 3", "a divisor of num_attention_heads, which is 4"]),
+        ("llama-odd", "num_key_value_heads", json!(0), &["'num_key_value_heads': found 0"]),
+        ("llama-odd", "num_key_value_heads", json!(8), &["'num_key_value_heads': found 8"]),
+        ("llama-odd", "head_dim", json!(47), &["'head_dim': found 47", "an even number"]),
         ("llama-odd", "head_dim", json!(0), &["'head_dim': found 0"]),
-        (
-            "llama-odd",
-            "head_dim",
-            json!(4096),
-            &["'head_dim': found 4096", "to 1024"],
-        ),
-        (
-            "qwen2-bias",
-            "num_attention_heads",
-            json!(6),
-            &[
-                "'head_dim': found nothing",
-                "hidden_size 128",
-                "num_attention_heads 6",
-            ],
-        ),
-        (
-            "llama-mha",
-            "max_position_embeddings",
-            absent(),
-            &["'max_position_embeddings': found nothing"],
-        ),
-        (
-            "llama-mha",
-            "rms_norm_eps",
-            json!(-1e-6),
-            &["'rms_norm_eps': found -1e-6", "a number"],
-        ),
-        (
-            "llama-mha",
-            "rms_norm_eps",
-            json!("small"),
-            &["'rms_norm_eps': found \"small\""],
-        ),
-        (
-            "llama-mha",
-            "rope_theta",
-            json!(0),
-            &["'rope_theta': found 0"],
-        ),
-        (
-            "llama-mha",
-            "rope_theta",
-            json!(-10000.0),
-            &["'rope_theta': found -10000.0"],
-        ),
-        (
-            "llama-mha",
-            "rope_scaling",
-            json!({"type": "linear", "factor": 2.0}),
-            &["'rope_scaling.type': found \"linear\"", "default or llama3"],
-        ),
-        (
-            "llama-odd",
-            "rope_parameters",
-            json!({"rope_type": "yarn"}),
-            &["'rope_parameters.rope_type': found \"yarn\""],
-        ),
-        (
-            "llama-odd",
-            "rope_parameters",
-            json!({"rope_type": 4}),
-            &["'rope_parameters.rope_type': found 4", "a string"],
-        ),
-        (
-            "llama-odd",
-            "rope_parameters",
-            json!([1]),
-            &["'rope_parameters': found [1]", "an object"],
-        ),
-        (
-            "llama-odd",
-            "rope_parameters",
-            json!({"full_attention": {"rope_type": "default"}}),
-            &["one rope for all layers"],
-        ),
-        (
-            "llama-odd",
-            "rope_parameters",
-            json!({"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
-            &["partial_rotary_factor': found 0.5"],
-        ),
-        (
-            "llama-odd",
-            "partial_rotary_factor",
-            json!(0.25),
-            &["'partial_rotary_factor': found 0.25"],
-        ),
-        (
-            "llama3-rope",
-            "rope_scaling",
-            json!({"rope_type": "llama3", "factor": 8.0}),
-            &["'rope_scaling.low_freq_factor': found nothing"],
-        ),
-        (
-            "llama3-rope",
-            "rope_scaling",
-            json!({"rope_type": "llama3", "factor": 0.0}),
-            &["'rope_scaling.factor': found 0.0"],
-        ),
+        ("llama-odd", "head_dim", json!(4096), &["'head_dim': found 4096", "to 1024"]),
+        ("qwen2-bias", "num_attention_heads", json!(6), &["'head_dim': found nothing", "hidden_size 128", "num_attention_heads 6"]),
+        ("llama-mha", "max_position_embeddings", absent(), &["'max_position_embeddings': found nothing"]),
+        ("llama-mha", "rms_norm_eps", json!(-1e-6), &["'rms_norm_eps': found -1e-6", "a number"]),
+        ("llama-mha", "rms_norm_eps", json!("small"), &["'rms_norm_eps': found \"small\""]),
+        ("llama-mha", "rope_theta", json!(0), &["'rope_theta': found 0"]),
+        ("llama-mha", "rope_theta", json!(-10000.0), &["'rope_theta': found -10000.0"]),
+        ("llama-mha", "rope_scaling", json!({"type": "linear", "factor": 2.0}), &["'rope_scaling.type': found \"linear\"", "default or llama3"]),
+        ("llama-odd", "rope_parameters", json!({"rope_type": "yarn"}), &["'rope_parameters.rope_type': found \"yarn\""]),
+        ("llama-odd", "rope_parameters", json!({"rope_type": 4}), &["'rope_parameters.rope_type': found 4", "a string"]),
+        ("llama-odd", "rope_parameters", json!([1]), &["'rope_parameters': found [1]", "an object"]),
+        ("llama-odd", "rope_parameters", json!({"full_attention": {"rope_type": "default"}}), &["one rope for all layers"]),
+        ("llama-odd", "rope_parameters", json!({"rope_theta": 1e4, "partial_rotary_factor": 0.5}), &["partial_rotary_factor': found 0.5"]),
+        ("llama-odd", "partial_rotary_factor", json!(0.25), &["'partial_rotary_factor': found 0.25"]),
+        ("llama3-rope", "rope_scaling", json!({"rope_type": "llama3", "factor": 8.0}), &["'rope_scaling.low_freq_factor': found nothing"]),
+        ("llama3-rope", "rope_scaling", json!({"rope_type": "llama3", "factor": 0.0}), &["'rope_scaling.factor': found 0.0"]),
         (
             "llama3-rope",
             "rope_scaling",
@@ -327,76 +122,16 @@ fn configs_that_are_absurd_or_not_supported_are_refused() {
             json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}),
             &["original_max_position_embeddings': found nothing"],
         ),
-        (
-            "qwen2-bias",
-            "layer_types",
-            json!(["full_attention", "sliding_attention", "full_attention"]),
-            &["'layer_types'", "sliding windows are not supported"],
-        ),
-        (
-            "llama-mha",
-            "quantization_config",
-            json!({"quant_method": "gptq"}),
-            &["'quantization_config'", "bf16, f16 or f32"],
-        ),
-        (
-            "llama-mha",
-            "tie_word_embeddings",
-            json!("yes"),
-            &["'tie_word_embeddings': found \"yes\"", "true or false"],
-        ),
-        (
-            "llama3-rope",
-            "tie_word_embeddings",
-            json!(false),
-            &[
-                "tensor 'lm_head.weight'",
-                "found no such tensor",
-                "shape [320, 192]",
-            ],
-        ),
-        (
-            "llama-mha",
-            "attention_bias",
-            json!(true),
-            &[
-                "tensor 'model.layers.0.self_attn.q_proj.bias'",
-                "found no such tensor",
-            ],
-        ),
-        (
-            "llama-mha",
-            "mlp_bias",
-            json!(true),
-            &["tensor 'model.layers.0.mlp.gate_proj.bias'"],
-        ),
-        (
-            "llama-mha",
-            "eos_token_id",
-            json!(320),
-            &["'eos_token_id': found 320", "an id below vocab_size 320"],
-        ),
-        (
-            "llama-mha",
-            "eos_token_id",
-            json!([2, -1]),
-            &["'eos_token_id': found [2,-1]"],
-        ),
-        (
-            "llama-mha",
-            "eos_token_id",
-            json!("</s>"),
-            &["'eos_token_id': found \"</s>\""],
-        ),
-        (
-            "qwen2-bias",
-            "model_type",
-            json!("qwen3"),
-            &[
-                "tensor 'model.layers.0.self_attn.q_proj.weight'",
-                "[512, 128]",
-            ],
-        ),
+        ("qwen2-bias", "layer_types", json!(["full_attention", "sliding_attention", "full_attention"]), &["'layer_types'", "sliding windows are not supported"]),
+        ("llama-mha", "quantization_config", json!({"quant_method": "gptq"}), &["'quantization_config'", "bf16, f16 or f32"]),
+        ("llama-mha", "tie_word_embeddings", json!("yes"), &["'tie_word_embeddings': found \"yes\"", "true or false"]),
+        ("llama3-rope", "tie_word_embeddings", json!(false), &["tensor 'lm_head.weight'", "found no such tensor", "shape [320, 192]"]),
+        ("llama-mha", "attention_bias", json!(true), &["tensor 'model.layers.0.self_attn.q_proj.bias'", "found no such tensor"]),
+        ("llama-mha", "mlp_bias", json!(true), &["tensor 'model.layers.0.mlp.gate_proj.bias'"]),
+        ("llama-mha", "eos_token_id", json!(320), &["'eos_token_id': found 320", "an id below vocab_size 320"]),
+        ("llama-mha", "eos_token_id", json!([2, -1]), &["'eos_token_id': found [2,-1]"]),
+        ("llama-mha", "eos_token_id", json!("</s>"), &["'eos_token_id': found \"</s>\""]),
+        ("qwen2-bias", "model_type", json!("qwen3"), &["tensor 'model.layers.0.self_attn.q_proj.weight'", "[512, 128]"]),
     ];
     for (name, field, value, expected) in table {
         let folder = copy(name);
@@ -433,31 +168,14 @@ fn configs_that_are_absurd_or_not_supported_are_refused() {
 
 #[test]
 fn files_that_are_no_config_are_refused() {
+    #[rustfmt::skip]
     let table: [(&str, &[&str]); 7] = [
-        (
-            "",
-            &[
-                "config.json: found invalid JSON (EOF",
-                "expected a JSON object",
-            ],
-        ),
-        (
-            "[1, 2]",
-            &["config.json: found [1,2], expected a JSON object"],
-        ),
-        (
-            "{\"model_type\": \"llama\"",
-            &["config.json: found invalid JSON (EOF"],
-        ),
-        (
-            "{\"vocab_size\": 1, \"vocab_size\": 2}",
-            &["key 'vocab_size' twice"],
-        ),
+        ("", &["config.json: found invalid JSON (EOF", "expected a JSON object"]),
+        ("[1, 2]", &["config.json: found [1,2], expected a JSON object"]),
+        ("{\"model_type\": \"llama\"", &["config.json: found invalid JSON (EOF"]),
+        ("{\"vocab_size\": 1, \"vocab_size\": 2}", &["key 'vocab_size' twice"]),
         ("{}", &["'model_type': found nothing"]),
-        (
-            "{\"architectures\": [\"GPT2LMHeadModel\"]}",
-            &["'architectures': found [\"GPT2LMHeadModel\"]"],
-        ),
+        ("{\"architectures\": [\"GPT2LMHeadModel\"]}", &["'architectures': found [\"GPT2LMHeadModel\"]"]),
         ("{\"a\": \"\u{1}\"}", &["invalid JSON (control character"]),
     ];
     for (text, expected) in table {
@@ -519,6 +237,7 @@ fn generation_configs_are_checked_against_the_vocabulary() {
         &["generation_config.json: found invalid JSON"],
     );
     // it has the last word; what it leaves out comes from config.json
+    #[rustfmt::skip]
     let table: [(&str, &[u32]); 4] = [
         (r#"{"eos_token_id": [5, 6]}"#, &[5, 6]),
         (r#"{"eos_token_id": 7}"#, &[7]),
@@ -568,21 +287,11 @@ fn headers_that_lie_are_refused() {
         text.trim_end_matches('}').to_owned() + "}",
         header[norm]
     );
+    #[rustfmt::skip]
     let table: Vec<(&str, Vec<u8>, Vec<String>)> = vec![
         ("empty", vec![], vec!["a file of 0 bytes".into()]),
-        (
-            "seven bytes",
-            file[..7].to_vec(),
-            vec![
-                "a file of 7 bytes".into(),
-                "8 bytes of header length".into(),
-            ],
-        ),
-        (
-            "cut in the header",
-            file[..200].to_vec(),
-            vec!["header length of".into(), "in a file of 200".into()],
-        ),
+        ("seven bytes", file[..7].to_vec(), vec!["a file of 7 bytes".into(), "8 bytes of header length".into()]),
+        ("cut in the header", file[..200].to_vec(), vec!["header length of".into(), "in a file of 200".into()]),
         (
             "cut in the data",
             file[..file.len() - 1].to_vec(),
@@ -592,103 +301,28 @@ fn headers_that_lie_are_refused() {
                 format!("within the {} bytes", size - 1),
             ],
         ),
-        (
-            "too long",
-            [&file[..], &[0; 3]].concat(),
-            vec![format!("found {} bytes of data, expected {size}", size + 3)],
-        ),
-        (
-            "header length 0",
-            length(0),
-            vec!["invalid header (EOF".into()],
-        ),
-        (
-            "header longer than the file",
-            length(1 << 40),
-            vec!["header length of 1099511627776 bytes".into()],
-        ),
-        (
-            "header length that overflows",
-            length(u64::MAX),
-            vec!["header length of 18446744073709551615 bytes".into()],
-        ),
-        (
-            "header not UTF-8",
-            [&file[..8], &[0xff], &file[9..]].concat(),
-            vec!["not UTF-8 at 0".into()],
-        ),
-        (
-            "header no JSON",
-            join("{\"a\":", &data),
-            vec!["invalid header ('a': EOF".into()],
-        ),
-        (
-            "header a list",
-            join("[]", &data),
-            vec!["invalid header (invalid type: sequence, expected an object of tensors".into()],
-        ),
-        (
-            "a tensor twice",
-            join(&doubled, &data),
-            vec![format!("'{norm}' stands twice")],
-        ),
-        (
-            "metadata twice",
-            join(r#"{"__metadata__": {}, "__metadata__": {}}"#, &[]),
-            vec!["'__metadata__' stands twice".into()],
-        ),
-        (
-            "a metadata key twice",
-            join(r#"{"__metadata__": {"a": "1", "a": "2"}}"#, &[]),
-            vec!["'a' stands twice".into()],
-        ),
-        (
-            "metadata of numbers",
-            join(r#"{"__metadata__": {"a": 1}}"#, &[]),
-            vec!["'__metadata__': invalid type: integer `1`, expected a string".into()],
-        ),
-        (
-            "no dtype",
-            with(&|h| {
-                h[norm].as_object_mut().unwrap().remove("dtype");
-            }),
-            vec![format!("'{norm}': missing field `dtype`")],
-        ),
-        (
-            "an unknown dtype",
-            with(&|h| h[norm]["dtype"] = "BF17".into()),
-            vec![format!("'{norm}': unknown variant `BF17`")],
-        ),
-        (
-            "a negative dimension",
-            with(&|h| h[norm]["shape"] = json!([-128])),
-            vec![format!("'{norm}': invalid value: integer `-128`")],
-        ),
-        (
-            "a shape too large",
-            with(&|h| h[norm]["shape"] = json!([129])),
-            vec![format!(
-                "tensor '{norm}': found 256 bytes of data, expected 258 bytes for BF16 [129]"
-            )],
-        ),
+        ("too long", [&file[..], &[0; 3]].concat(), vec![format!("found {} bytes of data, expected {size}", size + 3)]),
+        ("header length 0", length(0), vec!["invalid header (EOF".into()]),
+        ("header longer than the file", length(1 << 40), vec!["header length of 1099511627776 bytes".into()]),
+        ("header length that overflows", length(u64::MAX), vec!["header length of 18446744073709551615 bytes".into()]),
+        ("header not UTF-8", [&file[..8], &[0xff], &file[9..]].concat(), vec!["not UTF-8 at 0".into()]),
+        ("header no JSON", join("{\"a\":", &data), vec!["invalid header ('a': EOF".into()]),
+        ("header a list", join("[]", &data), vec!["invalid header (invalid type: sequence, expected an object of tensors".into()]),
+        ("a tensor twice", join(&doubled, &data), vec![format!("'{norm}' stands twice")]),
+        ("metadata twice", join(r#"{"__metadata__": {}, "__metadata__": {}}"#, &[]), vec!["'__metadata__' stands twice".into()]),
+        ("a metadata key twice", join(r#"{"__metadata__": {"a": "1", "a": "2"}}"#, &[]), vec!["'a' stands twice".into()]),
+        ("metadata of numbers", join(r#"{"__metadata__": {"a": 1}}"#, &[]), vec!["'__metadata__': invalid type: integer `1`, expected a string".into()]),
+        ("no dtype", with(&|h| { h[norm].as_object_mut().unwrap().remove("dtype"); }), vec![format!("'{norm}': missing field `dtype`")]),
+        ("an unknown dtype", with(&|h| h[norm]["dtype"] = "BF17".into()), vec![format!("'{norm}': unknown variant `BF17`")]),
+        ("a negative dimension", with(&|h| h[norm]["shape"] = json!([-128])), vec![format!("'{norm}': invalid value: integer `-128`")]),
+        ("a shape too large", with(&|h| h[norm]["shape"] = json!([129])), vec![format!("tensor '{norm}': found 256 bytes of data, expected 258 bytes for BF16 [129]")]),
         (
             "a shape that overflows",
             with(&|h| h[norm]["shape"] = json!([1u64 << 40, 1u64 << 40])),
             vec!["a shape that fits memory, not [1099511627776, 1099511627776]".into()],
         ),
-        (
-            "ends before it begins",
-            with(&|h| h[norm]["data_offsets"] = json!([size, last.0])),
-            vec![format!(
-                "tensor '{norm}': found data at bytes {size}..{}",
-                last.0
-            )],
-        ),
-        (
-            "beyond the file",
-            with(&|h| h[norm]["data_offsets"] = json!([1u64 << 50, (1u64 << 50) + 256])),
-            vec![format!("within the {size} bytes of data")],
-        ),
+        ("ends before it begins", with(&|h| h[norm]["data_offsets"] = json!([size, last.0])), vec![format!("tensor '{norm}': found data at bytes {size}..{}", last.0)]),
+        ("beyond the file", with(&|h| h[norm]["data_offsets"] = json!([1u64 << 50, (1u64 << 50) + 256])), vec![format!("within the {size} bytes of data")]),
         (
             "near the end of numbers",
             with(&|h| {
@@ -708,31 +342,9 @@ fn headers_that_lie_are_refused() {
                 "neither overlap nor leave holes".into(),
             ],
         ),
-        (
-            "a hole",
-            with(&|h| {
-                h.remove(norm);
-                h.remove("lm_head.weight");
-            }),
-            vec![format!(
-                "expected data from byte 0, where the tensor before it ends"
-            )],
-        ),
-        (
-            "trailing data that no tensor owns",
-            with(&|h| {
-                h.remove(norm);
-            }),
-            vec![format!("found {size} bytes of data, expected {}", last.0)],
-        ),
-        (
-            "half a byte",
-            join(
-                r#"{"a": {"dtype": "F4", "shape": [3], "data_offsets": [0, 2]}}"#,
-                &[0, 0],
-            ),
-            vec!["tensor 'a': found 2 bytes of data".into()],
-        ),
+        ("a hole", with(&|h| { h.remove(norm); h.remove("lm_head.weight"); }), vec![format!("expected data from byte 0, where the tensor before it ends")]),
+        ("trailing data that no tensor owns", with(&|h| { h.remove(norm); }), vec![format!("found {size} bytes of data, expected {}", last.0)]),
+        ("half a byte", join(r#"{"a": {"dtype": "F4", "shape": [3], "data_offsets": [0, 2]}}"#, &[0, 0]), vec!["tensor 'a': found 2 bytes of data".into()]),
     ];
     let folder = copy("llama-mha");
     let path = folder.path().join("model.safetensors");
@@ -751,7 +363,9 @@ fn tensors_that_do_not_fit_are_refused() {
     let file = std::fs::read(fixture("llama-mha").join("model.safetensors")).unwrap();
     let (header, data) = split(&file);
     let norm = "model.norm.weight";
-    let table: [(&str, &dyn Fn(&mut Value, &mut Vec<u8>), &[&str]); 5] = [
+    type Edit<'a> = &'a dyn Fn(&mut Value, &mut Vec<u8>);
+    #[rustfmt::skip]
+    let table: [(&str, Edit, &[&str]); 5] = [
         (
             "renamed",
             &|h, _| {
@@ -762,11 +376,7 @@ fn tensors_that_do_not_fit_are_refused() {
                 "model.safetensors: tensor 'model.norm.weight': found no such tensor, expected a tensor of shape [128]",
             ],
         ),
-        (
-            "an integer norm",
-            &|h, _| h[norm]["dtype"] = "I16".into(),
-            &["found type I16, expected type BF16, F16 or F32"],
-        ),
+        ("an integer norm", &|h, _| h[norm]["dtype"] = "I16".into(), &["found type I16, expected type BF16, F16 or F32"]),
         (
             "transposed",
             &|h, _| h["model.layers.1.mlp.down_proj.weight"]["shape"] = json!([320, 128]),
@@ -775,11 +385,7 @@ fn tensors_that_do_not_fit_are_refused() {
                 "found shape [320, 128], expected shape [128, 320] (from config.json)",
             ],
         ),
-        (
-            "a dimension more",
-            &|h, _| h[norm]["shape"] = json!([128, 1]),
-            &["found shape [128, 1], expected shape [128]"],
-        ),
+        ("a dimension more", &|h, _| h[norm]["shape"] = json!([128, 1]), &["found shape [128, 1], expected shape [128]"]),
         (
             "not a number",
             &|_, d| {
@@ -845,17 +451,11 @@ fn data_need_not_be_aligned() {
 fn shards_and_their_index_are_checked() {
     let index = "model.safetensors.index.json";
     let norm = "model.norm.weight";
-    let table: [(&str, &dyn Fn(&Path), &[&str]); 9] = [
-        (
-            "no JSON",
-            &|d| std::fs::write(d.join(index), "{").unwrap(),
-            &[index, "invalid JSON"],
-        ),
-        (
-            "no map",
-            &|d| std::fs::write(d.join(index), "{}").unwrap(),
-            &[index, "found no 'weight_map'"],
-        ),
+    type Spoil<'a> = &'a dyn Fn(&Path);
+    #[rustfmt::skip]
+    let table: [(&str, Spoil, &[&str]); 9] = [
+        ("no JSON", &|d| std::fs::write(d.join(index), "{").unwrap(), &[index, "invalid JSON"]),
+        ("no map", &|d| std::fs::write(d.join(index), "{}").unwrap(), &[index, "found no 'weight_map'"]),
         (
             "a map of numbers",
             &|d| edit_json(&d.join(index), |i| i["weight_map"][norm] = 3.into()),
