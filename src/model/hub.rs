@@ -425,6 +425,16 @@ mod tests {
             "{text}"
         );
 
+        for endpoint in [
+            "nonsense",
+            "http://",
+            "ftp://127.0.0.1",
+            "http://127.0.0.1:9",
+        ] {
+            let text = message(&hub(endpoint, cache.path()), "org/tiny");
+            assert!(text.contains(&format!("at {endpoint} (cache")), "{text}");
+        }
+
         let files = BTreeMap::from([("config.json".to_owned(), b"{}".to_vec())]);
         let server = FakeHub::serve(files, Some("secret"));
         let mut gated = hub(&server.endpoint, cache.path());
