@@ -74,6 +74,31 @@ fn the_demo_pair_shares_its_vocabulary() {
     assert_eq!(target.token(1_000_000), None);
 }
 
+/// Prompt ids and answers of `tests/fixtures/smollm2-135m.json`, by transformers.
+#[test]
+fn smollm2_prompts_are_encoded_and_answers_streamed_as_by_transformers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = root.join("models/smollm2-135m");
+    assert!(
+        dir.join("tokenizer.json").exists(),
+        "{} is missing: run `make smollm2`, which fetches it",
+        dir.display()
+    );
+    let tokenizer = Tokenizer::open(&dir).unwrap();
+    let template = ChatTemplate::open(&dir).unwrap().unwrap();
+    let cases = std::fs::read(root.join("tests/fixtures/smollm2-135m.json")).unwrap();
+    let cases: Vec<serde_json::Value> = serde_json::from_slice(&cases).unwrap();
+    for case in &cases {
+        let ids = |field: &str| serde_json::from_value::<Vec<u32>>(case[field].clone()).unwrap();
+        let prompt = [Message::new("user", case["prompt"].as_str().unwrap())];
+        let text = template.render(&prompt, true).unwrap();
+        assert_eq!(tokenizer.encode(&text, false).unwrap(), ids("prompt_ids"));
+        let answer = streamed(&tokenizer, &ids("greedy_ids")).concat();
+        assert_eq!(answer, case["greedy_text"].as_str().unwrap());
+    }
+    assert!(cases.len() > 3);
+}
+
 #[test]
 fn text_survives_encoding_and_decoding() {
     let (_folder, fallback) = byte_fallback();
@@ -209,6 +234,17 @@ fn a_file_that_is_no_tokenizer_is_refused() {
         let message = message(folder.path());
         assert!(message.contains("expected a tokenizer"), "{message}");
     }
+    // on this the crate tokenizers panics, which must not reach the user
+    let mut tokenizer: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(demo("target").join("tokenizer.json")).unwrap())
+            .unwrap();
+    tokenizer["model"]["continuing_subword_prefix"] = "##".into();
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let message = message(folder.path());
+    assert!(
+        message.contains("found merges that contradict the vocabulary"),
+        "{message}"
+    );
 }
 
 /// Every construct that templates of Llama and Qwen models use.

@@ -430,3 +430,41 @@ fn strftime(format: &str, time: SystemTime) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// Against `date -u -d @SECONDS`.
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (
+                0,
+                "Thu Thursday 01 Jan January 1970 70 01 00:00:00 12 AM 100%",
+            ),
+            (
+                951_782_400,
+                "Tue Tuesday 29 Feb February 2000 00 02 00:00:00 12 AM 100%",
+            ),
+            (
+                1_721_998_799,
+                "Fri Friday 26 Jul July 2024 24 07 12:59:59 12 PM 100%",
+            ),
+            (
+                4_107_542_399,
+                "Sun Sunday 28 Feb February 2100 00 02 23:59:59 11 PM 100%",
+            ),
+            (
+                4_107_542_400,
+                "Mon Monday 01 Mar March 2100 00 03 00:00:00 12 AM 100%",
+            ),
+        ] {
+            let time = UNIX_EPOCH + Duration::from_secs(seconds);
+            let text = strftime("%a %A %d %b %B %Y %y %m %H:%M:%S %I %p 100%%", time);
+            assert_eq!(text, expected, "{seconds}");
+        }
+        assert_eq!(strftime("%q é %", UNIX_EPOCH), "%q é %");
+    }
+}

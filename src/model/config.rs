@@ -37,8 +37,8 @@ impl Architecture {
 
 /// Shapes and constants of a model.
 ///
-/// Every size is checked against an upper limit on reading, so that products
-/// of any three of them fit 64 bits.
+/// Every size is checked against an upper limit on reading, so that the bytes of any
+/// tensor, and of a KV cache over all positions, fit 64 bits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Family.

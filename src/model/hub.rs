@@ -228,3 +228,274 @@ fn explain(error: &ApiError) -> String {
         false => text,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::model::Model;
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures")
+            .join(name)
+    }
+
+    /// A Hub on this machine with one model, `org/tiny`; counts what it is asked for.
+    struct FakeHub {
+        endpoint: String,
+        asked: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl FakeHub {
+        fn serve(files: BTreeMap<String, Vec<u8>>, token: Option<&str>) -> FakeHub {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let endpoint = format!("http://{}", listener.local_addr().unwrap());
+            let asked = Arc::<Mutex<Vec<String>>>::default();
+            let (log, token) = (asked.clone(), token.map(str::to_owned));
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let _ = answer(stream, &files, token.as_deref(), &log);
+                }
+            });
+            FakeHub { endpoint, asked }
+        }
+
+        fn with_fixture(name: &str) -> FakeHub {
+            let files = std::fs::read_dir(fixture(name)).unwrap().map(|entry| {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                (name, std::fs::read(path).unwrap())
+            });
+            FakeHub::serve(files.collect(), None)
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.lock().unwrap().len()
+        }
+    }
+
+    fn answer(
+        mut stream: TcpStream,
+        files: &BTreeMap<String, Vec<u8>>,
+        token: Option<&str>,
+        log: &Mutex<Vec<String>>,
+    ) -> std::io::Result<()> {
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        let request = lines.next().transpose()?.unwrap_or_default();
+        let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+        let (mut range, mut authorised) = (None, token.is_none());
+        for line in lines {
+            let line = line?.to_ascii_lowercase();
+            if let Some(bytes) = line.strip_prefix("range: bytes=") {
+                let (from, to) = bytes.split_once('-').unwrap_or((bytes, ""));
+                range = Some((from.parse().unwrap_or(0), to.parse::<usize>().ok()));
+            }
+            authorised |= token.is_some_and(|t| line == format!("authorization: bearer {t}"));
+            if line.is_empty() {
+                break;
+            }
+        }
+        log.lock().unwrap().push(path.clone());
+        let resolve = format!("/org/tiny/resolve/{COMMIT}/");
+        let mut headers = format!("connection: close\r\nx-repo-commit: {COMMIT}\r\n");
+        let (status, body) = if !authorised {
+            ("401 Unauthorized", Vec::new())
+        } else if path == "/api/models/org/tiny/revision/main" {
+            let siblings: Vec<_> = files
+                .keys()
+                .map(|f| serde_json::json!({ "rfilename": f }))
+                .collect();
+            let info = serde_json::json!({"sha": COMMIT, "siblings": siblings});
+            ("200 OK", info.to_string().into_bytes())
+        } else if let Some((name, body)) = path
+            .strip_prefix(&resolve)
+            .and_then(|f| files.get_key_value(f))
+        {
+            let (from, to) = range.unwrap_or((0, None));
+            let end = to.map_or(body.len(), |to| (to + 1).min(body.len()));
+            headers += &format!("etag: \"tag-{name}\"\r\n");
+            headers += &format!("content-range: bytes {from}-{end}/{}\r\n", body.len());
+            ("206 Partial Content", body[from.min(end)..end].to_vec())
+        } else {
+            ("404 Not Found", Vec::new())
+        };
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n",
+            body.len()
+        )?;
+        stream.write_all(&body)
+    }
+
+    fn hub(endpoint: &str, cache: &Path) -> Hub {
+        Hub {
+            endpoint: endpoint.to_owned(),
+            cache: cache.to_owned(),
+            token: None,
+            offline: false,
+        }
+    }
+
+    #[test]
+    fn a_model_is_fetched_once_and_then_found_in_the_cache() {
+        for name in ["llama-mha", "qwen3-qknorm"] {
+            let cache = tempfile::tempdir().unwrap();
+            let server = FakeHub::with_fixture(name);
+            let online = hub(&server.endpoint, cache.path());
+            let dir = online.model("org/tiny").unwrap();
+            let fetched = Model::open(&dir).unwrap();
+            let original = Model::open(&fixture(name)).unwrap();
+            assert_eq!(fetched.fingerprint(), original.fingerprint(), "{name}");
+            assert!(
+                !dir.join("expected.safetensors").exists(),
+                "only what is needed"
+            );
+            assert!(dir.starts_with(cache.path().join("models--org--tiny/snapshots")));
+
+            let asked = server.asked();
+            assert_eq!(online.model("org/tiny").unwrap(), dir, "{name}");
+            assert_eq!(server.asked(), asked, "{name}: nothing is left to ask for");
+            let offline = Hub {
+                offline: true,
+                ..hub("http://127.0.0.1:9", cache.path())
+            };
+            assert_eq!(offline.model("org/tiny").unwrap(), dir, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_cache_that_another_tool_filled_serves_without_a_hub() {
+        let cache = tempfile::tempdir().unwrap();
+        let folder = cache.path().join("models--org--tiny");
+        let snapshot = folder.join("snapshots").join(COMMIT);
+        std::fs::create_dir_all(&snapshot).unwrap();
+        std::fs::create_dir_all(folder.join("refs")).unwrap();
+        std::fs::write(folder.join("refs/main"), COMMIT).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(fixture("llama-mha").join(file), snapshot.join(file)).unwrap();
+        }
+        // the tokenizer may exist on the Hub, which does not answer
+        let unreachable = hub("http://127.0.0.1:9", cache.path());
+        assert_eq!(unreachable.model("org/tiny").unwrap(), snapshot);
+
+        std::fs::remove_file(snapshot.join("model.safetensors")).unwrap();
+        let message = unreachable.model("org/tiny").unwrap_err().to_string();
+        assert!(
+            message.starts_with("model 'org/tiny' at http://127.0.0.1:9 (cache "),
+            "{message}"
+        );
+        let offline = Hub {
+            offline: true,
+            ..unreachable
+        };
+        let message = offline.model("org/tiny").unwrap_err().to_string();
+        assert!(
+            message.contains("not in the cache, and HF_HUB_OFFLINE forbids"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_cache_that_lacks_shards_is_completed() {
+        let cache = tempfile::tempdir().unwrap();
+        let server = FakeHub::with_fixture("qwen3-qknorm");
+        let online = hub(&server.endpoint, cache.path());
+        let dir = online.model("org/tiny").unwrap();
+        std::fs::remove_file(dir.join("model-00002-of-00005.safetensors")).unwrap();
+        assert_eq!(online.model("org/tiny").unwrap(), dir);
+        Model::open(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_the_hub_refuses_is_explained() {
+        let cache = tempfile::tempdir().unwrap();
+        let server = FakeHub::with_fixture("llama-mha");
+        let message = |hub: &Hub, id| hub.model(id).unwrap_err().to_string();
+        let open = hub(&server.endpoint, cache.path());
+        let text = message(&open, "org/none");
+        assert!(
+            text.contains("no such model to be had") && text.contains("404"),
+            "{text}"
+        );
+
+        for endpoint in [
+            "nonsense",
+            "http://",
+            "ftp://127.0.0.1",
+            "http://127.0.0.1:9",
+        ] {
+            let text = message(&hub(endpoint, cache.path()), "org/tiny");
+            assert!(text.contains(&format!("at {endpoint} (cache")), "{text}");
+        }
+
+        let files = BTreeMap::from([("config.json".to_owned(), b"{}".to_vec())]);
+        let server = FakeHub::serve(files, Some("secret"));
+        let mut gated = hub(&server.endpoint, cache.path());
+        let text = message(&gated, "org/tiny");
+        assert!(text.contains("401") && text.contains("HF_TOKEN"), "{text}");
+        gated.token = Some("secret".to_owned());
+        let text = message(&gated, "org/tiny");
+        assert!(
+            text.contains("found neither model.safetensors nor"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_hostile_index_does_not_leave_the_cache() {
+        let cache = tempfile::tempdir().unwrap();
+        let index = br#"{"weight_map": {"model.norm.weight": "../../../../escaped"}}"#;
+        let files = BTreeMap::from([
+            ("config.json".to_owned(), b"{}".to_vec()),
+            (INDEX.to_owned(), index.to_vec()),
+        ]);
+        let server = FakeHub::serve(files, None);
+        let error = hub(&server.endpoint, cache.path())
+            .model("org/tiny")
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("the name of a file beside the index"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn settings_come_from_the_environment() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("token"), "from-file\n").unwrap();
+        let home = home.path().to_str().unwrap();
+        let with = |pairs: &[(&str, &str)]| {
+            let pairs: BTreeMap<String, String> = pairs
+                .iter()
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect();
+            Hub::from_variables(|name| pairs.get(name).cloned())
+        };
+        let hub = with(&[("HF_HOME", home), ("HF_ENDPOINT", "http://mirror/")]);
+        assert_eq!(hub.cache, Path::new(home).join("hub"));
+        assert_eq!(hub.endpoint, "http://mirror");
+        assert_eq!(hub.token.as_deref(), Some("from-file"));
+        assert!(!hub.offline);
+        let hub = with(&[
+            ("HF_HOME", home),
+            ("HF_HUB_CACHE", "/elsewhere"),
+            ("HF_TOKEN", "mine"),
+            ("HF_HUB_OFFLINE", "true"),
+        ]);
+        assert_eq!(hub.cache, Path::new("/elsewhere"));
+        assert_eq!(hub.token.as_deref(), Some("mine"));
+        assert!(hub.offline);
+        let hub = with(&[("XDG_CACHE_HOME", "/xdg")]);
+        assert_eq!(hub.cache, Path::new("/xdg/huggingface/hub"));
+        assert_eq!(hub.endpoint, "https://huggingface.co");
+    }
+}

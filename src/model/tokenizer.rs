@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::json::clip;
+
 /// Why a tokenizer could not be read or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -66,11 +68,14 @@ impl Tokenizer {
         let path = dir.join("tokenizer.json");
         let wrong = |found: String| TokenizerError::Read {
             path: path.clone(),
-            found,
+            found: clip(&found),
         };
         let bytes = std::fs::read(&path).map_err(|e| wrong(e.to_string()))?;
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| wrong(e.to_string()))?;
+        // The crate panics where merges and continuing_subword_prefix contradict each other.
+        let parse = || tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| e.to_string());
+        let mut inner = std::panic::catch_unwind(parse)
+            .unwrap_or_else(|_| Err("merges that contradict the vocabulary".to_owned()))
+            .map_err(wrong)?;
         inner.with_padding(None);
         inner
             .with_truncation(None)
