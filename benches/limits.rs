@@ -39,15 +39,15 @@ fn main() {
 
     let mut read = Samples::default();
     let mut rows: Vec<(usize, Samples)> = [1, 8, 32, 512].map(|n| (n, Samples::default())).into();
-    let mut peak: Vec<f64> = Vec::new();
+    let mut peaks = Samples::default();
     for _ in 0..rounds {
         read.time(|| read_weights(&model, threads));
         for (n, samples) in &mut rows {
             samples.time(|| pass(&mut device, *n));
+            peaks.time(|| fma_rounds_on(threads));
         }
-        peak.push(fma_peak(threads));
     }
-    let peak = peak.into_iter().fold(0.0, f64::max);
+    let peak = fma_flops(threads) / peaks.median();
     let bytes = model.weights.bytes();
     let seconds = read.median();
     println!(
@@ -170,16 +170,21 @@ fn sum(bytes: &[u8]) -> u64 {
     sums.iter().fold(0, |a, b| a.wrapping_add(*b))
 }
 
-/// Floating-point operations per second of independent fused multiply-adds in registers.
-fn fma_peak(threads: usize) -> f64 {
-    const ROUNDS: usize = 4_000_000;
-    let began = Instant::now();
+/// Rounds of one measurement of the FMA peak, about 10 ms.
+const FMA_ROUNDS: usize = 4_000_000;
+
+/// Independent fused multiply-adds in registers, on all threads at once.
+fn fma_rounds_on(threads: usize) {
     std::thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(|| black_box(fma_rounds(ROUNDS)));
+            scope.spawn(|| black_box(fma_rounds(FMA_ROUNDS)));
         }
     });
-    (threads * ROUNDS * 12 * 8 * 2) as f64 / began.elapsed().as_secs_f64()
+}
+
+/// Floating-point operations of [`fma_rounds_on`].
+fn fma_flops(threads: usize) -> f64 {
+    (threads * FMA_ROUNDS * 12 * 8 * 2) as f64
 }
 
 #[cfg(target_arch = "x86_64")]

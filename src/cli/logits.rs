@@ -10,7 +10,6 @@ use gavel::output::write_atomically;
 use gavel::tree::{MAX_ROWS, TokenTree};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]

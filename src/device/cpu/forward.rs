@@ -6,7 +6,7 @@
 
 use super::attention::{Attention, RowView, attention};
 use super::cache::Cache;
-use super::linear::{Epilogue, Order, Packed, Product, linear, pack, padded, swiglu};
+use super::linear::{Epilogue, GROUP, Order, Packed, Product, linear, pack, padded, swiglu};
 use super::simd::{Simd, entry_points};
 use super::team::{Shared, Team};
 use crate::device::{Logits, PassOutput, Want};
@@ -370,13 +370,17 @@ fn by_order(
 
 fn pack_rows(team: &Team, x: &[f32], rows: usize, order: Order, packed: &mut Vec<f32>) {
     let k = x.len() / rows;
-    let stride = padded(k);
-    resize(packed, rows * stride);
+    resize(packed, rows * padded(k));
     let out = Shared::new(packed);
-    team.each_row(rows, |row| {
-        // SAFETY: this row is this task's own.
-        let to = unsafe { std::slice::from_raw_parts_mut(out.at(row * stride, stride), stride) };
-        pack(&x[row * k..(row + 1) * k], order, to);
+    team.each(rows.div_ceil(GROUP), 2, |groups| {
+        for group in groups {
+            let (first, last) = (group * GROUP, ((group + 1) * GROUP).min(rows));
+            let size = (last - first) * padded(k);
+            let at = out.at(first * padded(k), size);
+            // SAFETY: this group is this task's own.
+            let to = unsafe { std::slice::from_raw_parts_mut(at, size) };
+            pack(&x[first * k..last * k], k, order, to);
+        }
     });
 }
 

@@ -17,8 +17,14 @@ use std::mem::MaybeUninit;
 /// Most weight rows that a task takes through all activations before it moves on.
 const WIDEST: usize = 192;
 
-/// Bytes of weights in such a panel: half of a 512 KiB second cache.
-const PANEL_BYTES: usize = 256 << 10;
+/// Bytes of weights in such a panel: a third of a 512 KiB second cache.
+const PANEL_BYTES: usize = 168 << 10;
+
+/// Bytes of activations that stay in the second cache beside a panel.
+const ROW_BYTES: usize = 256 << 10;
+
+/// Most rows of a decoding step that share one sweep over the weights.
+const STEP_ROWS: usize = 64;
 
 /// Chunks of K whose activations, six rows of them, fit half of a 32 KiB first cache.
 const BLOCK: usize = 48;
@@ -50,18 +56,26 @@ impl Order {
     }
 }
 
-/// Writes one row of activations in `order`, padded with zeros to whole chunks.
-pub(super) fn pack(x: &[f32], order: Order, out: &mut [f32]) {
-    debug_assert_eq!(out.len(), padded(x.len()));
-    for (from, to) in x.chunks(CHUNK).zip(out.chunks_exact_mut(CHUNK)) {
-        let mut whole = [0f32; CHUNK];
-        whole[..from.len()].copy_from_slice(from);
-        match order {
-            Order::Natural => to.copy_from_slice(&whole),
-            Order::EvenOdd => {
-                for i in 0..CHUNK / 2 {
-                    to[i] = whole[2 * i];
-                    to[CHUNK / 2 + i] = whole[2 * i + 1];
+/// Rows that a tile takes at most, and that packed activations interleave.
+pub(super) const GROUP: usize = 6;
+
+/// Packs a group of up to [`GROUP`] rows of `k` activations as [chunk][row][16]: a tile
+/// walks one stream. Elements of a chunk are in `order`; the last chunk is padded with zeros.
+pub(super) fn pack(x: &[f32], k: usize, order: Order, out: &mut [f32]) {
+    let rows = x.len() / k;
+    debug_assert_eq!(out.len(), rows * padded(k));
+    for (r, row) in x.chunks_exact(k).enumerate() {
+        let places = out.chunks_exact_mut(CHUNK).skip(r).step_by(rows);
+        for (from, to) in row.chunks(CHUNK).zip(places) {
+            let mut whole = [0f32; CHUNK];
+            whole[..from.len()].copy_from_slice(from);
+            match order {
+                Order::Natural => to.copy_from_slice(&whole),
+                Order::EvenOdd => {
+                    for i in 0..CHUNK / 2 {
+                        to[i] = whole[2 * i];
+                        to[CHUNK / 2 + i] = whole[2 * i + 1];
+                    }
                 }
             }
         }
@@ -167,7 +181,7 @@ impl<'a> Product<'a> {
 /// Packed activations.
 #[derive(Clone, Copy)]
 pub(super) struct Packed<'a> {
-    /// [rows, padded(K)]
+    /// groups of rows one after the other, each as [`pack`] writes it
     pub x: &'a [f32],
     pub rows: usize,
     pub order: Order,
@@ -175,22 +189,40 @@ pub(super) struct Packed<'a> {
 
 /// Computes `products` of the same activations, all in one parallel region.
 pub(super) fn linear(team: &Team, x: Packed<'_>, products: &[Product<'_>]) {
-    let threads = team.threads();
-    let starts: Vec<usize> = products
-        .iter()
-        .scan(0, |at, p| {
-            let start = *at;
-            *at += p.panels(threads);
-            Some(start)
-        })
-        .collect();
-    let total: usize = products.iter().map(|p| p.panels(threads)).sum();
-    team.each(total, team.share(total), |panels| {
-        for panel in panels {
-            let which = starts.partition_point(|&s| s <= panel) - 1;
-            compute_panel(team, x, &products[which], panel - starts[which]);
+    let k = products.first().map_or(CHUNK, |p| p.weight.cols());
+    let rows = rows_at_once(x.rows, k);
+    let blocks = x.rows.div_ceil(rows);
+    // where each product's tasks begin: its panels, and in each of them the blocks of rows
+    let mut starts = Vec::with_capacity(products.len());
+    let mut total = 0;
+    for product in products {
+        starts.push(total);
+        total += product.panels(team.threads()) * blocks;
+    }
+    let share = if blocks > 1 { 1 } else { team.share(total) };
+    team.each(total, share, |tasks| {
+        for task in tasks {
+            let which = starts.partition_point(|&s| s <= task) - 1;
+            let (panel, block) = (
+                (task - starts[which]) / blocks,
+                (task - starts[which]) % blocks,
+            );
+            let top = block * rows;
+            let bottom = (top + rows).min(x.rows);
+            compute_panel(team, x, &products[which], panel, top..bottom);
         }
     });
+}
+
+/// Rows that a task takes through its panel. A step's rows stay together, so that weights
+/// come from memory once; the many rows of a prompt are cut into blocks that the second
+/// cache holds beside the panel. Rows are independent, so no bit depends on it.
+fn rows_at_once(rows: usize, k: usize) -> usize {
+    if rows <= STEP_ROWS {
+        return rows.max(1);
+    }
+    let fits = ROW_BYTES / (4 * padded(k));
+    (fits / GROUP * GROUP).max(GROUP)
 }
 
 /// gate = silu(gate) * up, both [rows, n].
@@ -203,7 +235,13 @@ pub(super) fn swiglu(team: &Team, gate: &mut [f32], up: &[f32], n: usize) {
     });
 }
 
-fn compute_panel(team: &Team, x: Packed<'_>, product: &Product<'_>, panel: usize) {
+fn compute_panel(
+    team: &Team,
+    x: Packed<'_>,
+    product: &Product<'_>,
+    panel: usize,
+    rows: std::ops::Range<usize>,
+) {
     let (n, k) = (product.weight.rows(), product.weight.cols());
     let width = product.panel(team.threads());
     let first = panel * width;
@@ -214,7 +252,8 @@ fn compute_panel(team: &Team, x: Packed<'_>, product: &Product<'_>, panel: usize
         first,
         last: (first + width).min(n),
         x: x.x.as_ptr(),
-        rows: x.rows,
+        top: rows.start,
+        bottom: rows.end,
         bias: product.bias.map_or(std::ptr::null(), <[f32]>::as_ptr),
         add: product.epilogue == Epilogue::Add,
         out: product.out.at(0, x.rows * n),
@@ -225,8 +264,8 @@ fn compute_panel(team: &Team, x: Packed<'_>, product: &Product<'_>, panel: usize
     );
     debug_assert_eq!(x.x.len(), x.rows * padded(k));
     debug_assert_eq!(x.order, Order::of(product.weight.dtype));
-    // SAFETY: the sizes above are what the kernel walks; columns first..last of
-    // `out` belong to this panel alone.
+    // SAFETY: the sizes above are what the kernel walks; columns first..last of these
+    // rows of `out` belong to this task alone.
     unsafe {
         match product.weight.dtype {
             Dtype::Bf16 => panel_bf16(team.isa(), args),
@@ -236,7 +275,7 @@ fn compute_panel(team: &Team, x: Packed<'_>, product: &Product<'_>, panel: usize
     }
 }
 
-/// Arguments of the panel kernel: output columns first..last for all rows.
+/// Arguments of the panel kernel: output columns first..last for rows top..bottom.
 #[derive(Clone, Copy)]
 struct Panel {
     weights: *const u8, // [n, k]
@@ -244,8 +283,9 @@ struct Panel {
     n: usize,
     first: usize,
     last: usize,
-    x: *const f32, // [rows, padded(k)]
-    rows: usize,
+    x: *const f32, // packed groups
+    top: usize,
+    bottom: usize,
     bias: *const f32, // [n] or null
     add: bool,
     out: *mut f32, // [rows, n]
@@ -277,9 +317,9 @@ unsafe fn panel_body_f32<S: Simd>(p: Panel) {
 unsafe fn panel_body<S: Simd, W: Stored>(p: Panel) {
     // SAFETY: rows and columns below stay inside what the caller promised.
     unsafe {
-        let mut row = 0;
-        while row < p.rows {
-            let rows = (p.rows - row).min(6);
+        let mut row = p.top;
+        while row < p.bottom {
+            let rows = (p.bottom - row).min(GROUP);
             match rows {
                 1 => strip::<S, W, 4, 1>(p, row),
                 2 => strip::<S, W, 4, 2>(p, row),
@@ -349,21 +389,20 @@ unsafe fn tile<S: Simd, W: Stored, const M: usize, const R: usize>(
     unsafe {
         let stride = p.k * W::BYTES;
         let w = p.weights.add(n * stride);
-        let x_stride = padded(p.k);
-        let x = p.x.add(row * x_stride);
+        let x = p.x.add(row * padded(p.k));
         let whole = chunks.end.min(p.k / CHUNK);
         let mut held = *sums;
         for c in chunks.start..whole {
             let at = w.add(c * CHUNK * W::BYTES);
-            if row == 0 && c % 2 == 0 {
+            if row == p.top && c % 2 == 0 {
                 // the first rows wait for memory: ask for the tile after the next
                 for m in 0..M {
                     S::prefetch(at.wrapping_add((2 * M + m) * stride));
                 }
             }
-            let x = x.add(c * CHUNK);
-            half_chunk::<S, W, M, R, 0>(&mut held, at, stride, x, x_stride);
-            half_chunk::<S, W, M, R, 1>(&mut held, reload(at), stride, x, x_stride);
+            let x = x.add(c * R * CHUNK);
+            half_chunk::<S, W, M, R, 0>(&mut held, at, stride, x);
+            half_chunk::<S, W, M, R, 1>(&mut held, reload(at), stride, x);
         }
         if whole < chunks.end {
             let left = (p.k - whole * CHUNK) * W::BYTES;
@@ -372,9 +411,9 @@ unsafe fn tile<S: Simd, W: Stored, const M: usize, const R: usize>(
                 let from = w.add(m * stride + whole * CHUNK * W::BYTES);
                 std::ptr::copy_nonoverlapping(from, padded[m].as_mut_ptr(), left);
             }
-            let (at, x) = (padded.as_ptr().cast(), x.add(whole * CHUNK));
-            half_chunk::<S, W, M, R, 0>(&mut held, at, 4 * CHUNK, x, x_stride);
-            half_chunk::<S, W, M, R, 1>(&mut held, at, 4 * CHUNK, x, x_stride);
+            let (at, x) = (padded.as_ptr().cast(), x.add(whole * R * CHUNK));
+            half_chunk::<S, W, M, R, 0>(&mut held, at, 4 * CHUNK, x);
+            half_chunk::<S, W, M, R, 1>(&mut held, at, 4 * CHUNK, x);
         }
         *sums = held;
     }
@@ -390,7 +429,7 @@ unsafe fn finish<S: Simd, const M: usize, const R: usize>(
 ) {
     // SAFETY: these elements of `out` belong to this panel; bias is [n] or null.
     unsafe {
-        let mut write = |i: usize, y: f32| {
+        let write = |i: usize, y: f32| {
             let (r, m) = (i / M, i % M);
             let y = if p.bias.is_null() {
                 y
@@ -421,7 +460,6 @@ unsafe fn half_chunk<S: Simd, W: Stored, const M: usize, const R: usize, const H
     w: *const u8,
     stride: usize,
     x: *const f32,
-    x_stride: usize,
 ) {
     // SAFETY: the tile's contract.
     unsafe {
@@ -430,7 +468,7 @@ unsafe fn half_chunk<S: Simd, W: Stored, const M: usize, const R: usize, const H
             weights[m] = W::half::<S, H>(w.add(m * stride));
         }
         for r in 0..R {
-            let v = S::load(x.add(r * x_stride + H * CHUNK / 2));
+            let v = S::load(x.add(r * CHUNK + H * CHUNK / 2));
             for m in 0..M {
                 sums[m][r] = S::fma(weights[m], v, sums[m][r]);
             }
