@@ -14,16 +14,19 @@ mod block;
 mod chooser;
 mod law;
 mod lossless;
+mod mass;
 pub mod math;
 mod policy;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod truncate;
 
 use std::borrow::Cow;
 
 pub use chooser::{Chooser, Philox, Site, Use, philox4x32};
-pub use law::{Law, LawError, Mass, ONE, Remaining};
+pub use law::{Law, LawError, ONE, Remaining};
+pub use mass::Mass;
 pub use math::Real;
 pub use policy::{Guard, Policy, PolicyError, Rule, Sampling};
 pub use rules::{Acceptability, Parent};
