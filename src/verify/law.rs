@@ -551,6 +551,15 @@ mod tests {
     }
 
     #[test]
+    fn zeros_of_both_signs_tie() {
+        let z = [-1.0f32, -0.0, 0.0, -0.0];
+        for s in [sampling(1.0, 2, 1.0), sampling(1.0, 0, 0.5)] {
+            let support: Vec<u32> = law(&z, &s).support().map(|(id, _)| id).collect();
+            assert_eq!(support, [1, 2], "{s:?}");
+        }
+    }
+
+    #[test]
     fn greedy_is_one_hot_at_the_lowest_best_id() {
         let law = law(&[1.0, 3.0, -1.0, 3.0], &Sampling::GREEDY);
         assert_eq!(law.certain(), Some(1));
