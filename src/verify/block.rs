@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use super::chooser::{Chooser, Site, Use};
-use super::law::{Law, Mass, Remaining};
+use super::law::{Law, Remaining};
+use super::mass::Mass;
 use super::math::Real;
 use super::{NextReason, Reason, Verdict, VerifyError};
 

@@ -1,6 +1,7 @@
 //! Where randomness comes from.
 
-use super::law::{Mass, Remaining};
+use super::law::Remaining;
+use super::mass::Mass;
 use super::math::Real;
 
 /// What a random number is used for; part of its counter.

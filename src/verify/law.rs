@@ -2,10 +2,11 @@
 
 use super::math::{self, CHUNK, Real};
 use super::policy::{PolicyError, Sampling};
+use super::truncate::{Ranking, least, shortest_prefix};
 
 /// The weight of the best token: weights are `round(exp((z - max) / temperature) * 2^40)`.
 pub const ONE: u64 = 1 << 40;
-const ONE_F32: f32 = ONE as f32;
+pub(super) const ONE_F32: f32 = ONE as f32;
 
 /// A law over the vocabulary: softmax at a temperature, cut by top-k and top-p.
 ///
@@ -15,14 +16,14 @@ const ONE_F32: f32 = ONE as f32;
 /// support only. The default law is empty: a placeholder for rows without children.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Law {
-    total: u64, // sum of the weights; at most 2^40 * 2^23 for 2^23 tokens
-    weights: Weights,
+    pub(super) total: u64, // sum of the weights; at most 2^40 * 2^23 for 2^23 tokens
+    pub(super) weights: Weights,
 }
 
 // Weights are kept as f32, which holds each of them exactly (24 bits times a
 // power of two) in half the memory and in the form in which they are used.
 #[derive(Clone, Debug, Default, PartialEq)]
-enum Weights {
+pub(super) enum Weights {
     #[default]
     Empty,
     One(u32),
@@ -158,59 +159,55 @@ impl Law {
         if sampling.is_greedy() {
             return Law::one_hot(best.token);
         }
-        let t = sampling.temperature;
-        let weigh = |z: f32| weight((z - best.logit) / t);
+        let (max, t) = (best.logit, sampling.temperature);
+        // By value: a captured reference might alias what is written, and the
+        // loop over the vocabulary would not vectorise.
+        let weigh = move |z: f32| weight((z - max) / t);
         if sampling.top_k > 0 && sampling.top_k < logits.len() {
-            let (ids, weights): (Vec<u32>, Vec<f32>) = if sampling.top_k == 1 {
-                (vec![best.token], vec![ONE_F32])
-            } else {
-                let all = || logits.iter().enumerate().map(|(i, &z)| (i as u32, z, 1));
-                let last = last_kept(best.logit, sampling.top_k as u64, all);
-                let kept = all().filter(|&(id, z, _)| last.keeps(id, z));
-                kept.map(|(id, z, _)| (id, weigh(z)))
-                    .filter(|&(_, w)| w > 0.0)
-                    .unzip()
-            };
-            let total = weights.iter().map(|&w| w as u64).sum();
-            let (ids, weights) = match least(sampling.top_p, total) {
-                Some(need) => {
-                    let all = || {
-                        let pairs = ids.iter().zip(&weights);
-                        pairs.map(|(&id, &w)| (id, logits[id as usize], w as u64))
-                    };
-                    let last = last_kept(best.logit, need, all);
-                    let pairs = ids.iter().copied().zip(weights.iter().copied());
-                    pairs
-                        .filter(|&(id, _)| last.keeps(id, logits[id as usize]))
-                        .unzip()
-                }
-                None => (ids, weights),
-            };
-            return Law::sparse(ids, weights);
+            let mut kept = Ranking::new(logits).best_first(sampling.top_k);
+            kept.truncate(sampling.top_k);
+            let total = kept.iter().map(|&(_, z)| weigh(z) as u64).sum();
+            if let Some(need) = least(sampling.top_p, total)
+                && let Some(length) = shortest_prefix(&kept, need, weigh)
+            {
+                kept.truncate(length);
+            }
+            return Law::of_best(kept, weigh);
         }
         let weights: Vec<f32> = logits.iter().map(|&z| weigh(z)).collect();
         let chunks: Vec<u64> = weights.chunks(CHUNK).map(exact_sum).collect();
         let total = chunks.iter().sum();
-        match least(sampling.top_p, total) {
-            Some(need) => {
-                let all = || {
-                    let pairs = logits.iter().zip(&weights).enumerate();
-                    pairs.map(|(i, (&z, &w))| (i as u32, z, w as u64))
-                };
-                let last = last_kept(best.logit, need, all);
-                let (ids, weights) = logits
-                    .iter()
-                    .zip(&weights)
-                    .enumerate()
-                    .filter(|&(i, (&z, &w))| w > 0.0 && last.keeps(i as u32, z))
-                    .map(|(i, (_, &w))| (i as u32, w))
-                    .unzip();
-                Law::sparse(ids, weights)
-            }
-            None => Law {
-                total,
-                weights: Weights::Dense { weights, chunks },
-            },
+        if let Some(need) = least(sampling.top_p, total) {
+            let ranking = Ranking::new(logits);
+            // Most of the mass lies on few tokens, so ask for few first.
+            let counts = std::iter::successors(Some(64), |n| Some(n * 8));
+            let kept = counts
+                .map(|n| (n, ranking.best_first(n)))
+                .find_map(|(n, mut best)| {
+                    let length = shortest_prefix(&best, need, weigh);
+                    let whole = (n >= logits.len()).then_some(best.len());
+                    best.truncate(length.or(whole)?);
+                    Some(best)
+                });
+            return Law::of_best(kept.unwrap_or_default(), weigh);
+        }
+        Law {
+            total,
+            weights: Weights::Dense { weights, chunks },
+        }
+    }
+
+    /// The law of some tokens and their logits.
+    fn of_best(mut kept: Vec<(u32, f32)>, weigh: impl Fn(f32) -> f32) -> Law {
+        if let [(only, _)] = kept[..] {
+            return Law::one_hot(only);
+        }
+        kept.sort_unstable_by_key(|&(id, _)| id);
+        let kept = kept.iter().map(|&(id, z)| (id, weigh(z)));
+        let (ids, weights): (Vec<u32>, Vec<f32>) = kept.filter(|&(_, w)| w > 0.0).unzip();
+        Law {
+            total: weights.iter().map(|&w| w as u64).sum(),
+            weights: Weights::Sparse { ids, weights },
         }
     }
 
@@ -219,16 +216,6 @@ impl Law {
         Law {
             total: ONE,
             weights: Weights::One(token),
-        }
-    }
-
-    fn sparse(ids: Vec<u32>, weights: Vec<f32>) -> Law {
-        if let [only] = ids[..] {
-            return Law::one_hot(only);
-        }
-        Law {
-            total: weights.iter().map(|&w| w as u64).sum(),
-            weights: Weights::Sparse { ids, weights },
         }
     }
 
@@ -300,100 +287,13 @@ fn exact_sum(chunk: &[f32]) -> u64 {
     (lanes.iter().sum::<f64>() + rest) as u64
 }
 
-/// The least weight that top-p must keep of `total`: `top_p * total`, rounded up.
-fn least(top_p: f32, total: u64) -> Option<u64> {
-    if top_p >= 1.0 {
-        return None;
-    }
-    // top_p = mantissa / 2^shift exactly: no rounding decides what stays.
-    let bits = top_p.to_bits();
-    let exponent = (bits >> 23).max(1);
-    let mantissa = if bits >> 23 == 0 {
-        bits
-    } else {
-        bits & 0x007f_ffff | 0x0080_0000
-    };
-    let shift = 150 - exponent;
-    let product = u128::from(mantissa) * u128::from(total);
-    let need = if shift < 128 {
-        product.div_ceil(1 << shift)
-    } else {
-        1
-    };
-    Some((need as u64).clamp(1, total))
-}
-
-/// The last token that a truncation keeps, in the order of preference.
-#[derive(Clone, Copy)]
-struct Last {
-    id: u32,
-    logit: f32,
-}
-
-impl Last {
-    fn keeps(&self, id: u32, logit: f32) -> bool {
-        logit > self.logit || (logit == self.logit && id <= self.id)
-    }
-}
-
-/// Walks tokens from the best down until their measures reach `need`.
-///
-/// One histogram over the distance from the best logit finds the bin in which
-/// that happens, so only that bin is sorted. `tokens` yields (id, logit,
-/// measure); their measures together reach `need`.
-fn last_kept<I: Iterator<Item = (u32, f32, u64)>>(
-    max: f32,
-    need: u64,
-    tokens: impl Fn() -> I,
-) -> Last {
-    const BINS: usize = 2048;
-    const PER_LOGIT: f32 = 64.0;
-    const FEW: usize = 256; // sorted as they are
-    // Subtraction, product and cut are all monotone, so bins never cross.
-    let bin = |z: f32| (((max - z) * PER_LOGIT) as usize).min(BINS - 1);
-    let mut before = 0;
-    let mut inside: Vec<_> = if tokens().size_hint().1.is_some_and(|n| n <= FEW) {
-        tokens().collect()
-    } else {
-        let mut histogram = [0u64; BINS];
-        for (_, z, measure) in tokens() {
-            histogram[bin(z)] += measure;
-        }
-        let mut edge = BINS - 1;
-        for (b, &sum) in histogram.iter().enumerate() {
-            if before + sum >= need {
-                edge = b;
-                break;
-            }
-            before += sum;
-        }
-        tokens().filter(|&(_, z, _)| bin(z) == edge).collect()
-    };
-    inside.sort_unstable_by(|a, b| {
-        let by_logit = b.1.partial_cmp(&a.1).unwrap_or(std::cmp::Ordering::Equal);
-        by_logit.then(a.0.cmp(&b.0))
-    });
-    let mut last = Last {
-        id: u32::MAX,
-        logit: f32::NEG_INFINITY,
-    };
-    for (id, logit, measure) in inside {
-        last = Last { id, logit };
-        before += measure;
-        if before >= need {
-            break;
-        }
-    }
-    last
-}
-
 /// A law less some tokens, exactly renormalised: what is left to draw without
 /// replacement, or to accept once children have been rejected.
 #[derive(Clone, Debug)]
 pub struct Remaining<'a> {
-    law: &'a Law,
-    removed: Vec<u32>, // ascending, all of positive weight
-    total: u64,
+    pub(super) law: &'a Law,
+    pub(super) removed: Vec<u32>, // ascending, all of positive weight
+    pub(super) total: u64,
 }
 
 impl<'a> Remaining<'a> {
@@ -481,128 +381,9 @@ impl<'a> Remaining<'a> {
     }
 }
 
-/// Float weights over the vocabulary, not normalised: what the residual of a
-/// rejection leaves.
-#[derive(Clone, Debug)]
-pub struct Mass<T> {
-    ids: Option<Vec<u32>>, // ascending; None: values[id]
-    values: Vec<T>,
-    sums: math::SumTree<T>,
-}
-
-impl<T: Real> Mass<T> {
-    /// `max(scale * p - q, 0)`; `None` when that has no mass.
-    ///
-    /// Per token: `p = weight / total`, `scale * p`, minus `q = weight / total`,
-    /// each operation rounded once.
-    pub fn residual(p: &Law, scale: T, q: &Remaining<'_>) -> Option<Mass<T>> {
-        let total = T::from_u64(p.total);
-        let scaled = |w: f32| scale * (T::from_f32(w) / total);
-        let (ids, values) = match &p.weights {
-            Weights::Empty => return None,
-            Weights::One(only) => (Some(vec![*only]), vec![scaled(ONE_F32)]),
-            Weights::Sparse { ids, weights } => (
-                Some(ids.clone()),
-                weights.iter().map(|&w| scaled(w)).collect(),
-            ),
-            Weights::Dense { weights, .. } => (None, weights.iter().map(|&w| scaled(w)).collect()),
-        };
-        Self::less(ids, values, q)
-    }
-
-    /// The residual of this, normalised, against a further `q`; `None` when that has no mass.
-    pub fn residual_again(&self, q: &Remaining<'_>) -> Option<Mass<T>> {
-        let total = self.total();
-        let values = self.values.iter().map(|&v| v / total).collect();
-        Self::less(self.ids.clone(), values, q)
-    }
-
-    /// Subtracts q, cuts at 0 and sums.
-    fn less(ids: Option<Vec<u32>>, mut values: Vec<T>, q: &Remaining<'_>) -> Option<Mass<T>> {
-        let cut = |v: T, q: T| if v > q { v - q } else { T::ZERO };
-        let total = T::from_u64(q.total);
-        match (&ids, &q.law.weights) {
-            _ if q.is_empty() => {}
-            // The common case of two whole softmaxes, as one plain loop.
-            (None, Weights::Dense { weights, .. }) => {
-                let kept: Vec<(u32, T)> = q
-                    .removed
-                    .iter()
-                    .filter_map(|&id| Some((id, *values.get(id as usize)?)))
-                    .collect();
-                for (v, &w) in values.iter_mut().zip(weights) {
-                    *v = cut(*v, T::from_f32(w) / total);
-                }
-                for (id, v) in kept {
-                    values[id as usize] = v;
-                }
-            }
-            (None, _) => {
-                for (id, w) in q.support() {
-                    if let Some(v) = values.get_mut(id as usize) {
-                        *v = cut(*v, T::from_u64(w) / total);
-                    }
-                }
-            }
-            (Some(ids), _) => {
-                for (&id, v) in ids.iter().zip(&mut values) {
-                    *v = cut(*v, q.probability(id));
-                }
-            }
-        }
-        let sums = match &ids {
-            None => math::SumTree::dense(&values),
-            Some(ids) => math::SumTree::sparse(ids, &values),
-        };
-        let mass = Mass { ids, values, sums };
-        (mass.total() > T::ZERO).then_some(mass)
-    }
-
-    /// The sum of all weights, in the order that [`math`] states.
-    pub fn total(&self) -> T {
-        self.sums.total()
-    }
-
-    /// Weight of `token` over the total.
-    pub fn probability(&self, token: u32) -> T {
-        let at = match &self.ids {
-            None => Some(token as usize),
-            Some(ids) => ids.binary_search(&token).ok(),
-        };
-        let value = at.and_then(|at| self.values.get(at));
-        value.map_or(T::ZERO, |&v| v / self.total())
-    }
-
-    /// The tokens of positive weight, ascending, with their weights.
-    pub fn support(&self) -> impl Iterator<Item = (u32, T)> + '_ {
-        let id = move |i: usize| self.ids.as_ref().map_or(i as u32, |ids| ids[i]);
-        let pairs = self.values.iter().enumerate();
-        pairs
-            .filter(|&(_, &v)| v > T::ZERO)
-            .map(move |(i, &v)| (id(i), v))
-    }
-
-    /// The token at which 64 random bits point, see [`math::SumTree::draw`].
-    pub fn draw(&self, word: u64) -> Option<u32> {
-        self.sums.draw(word, |chunk| {
-            let (low, high) = (chunk * CHUNK, (chunk + 1) * CHUNK);
-            let range = match &self.ids {
-                None => low..high.min(self.values.len()),
-                Some(ids) => {
-                    let at = |bound| ids.partition_point(|&id| (id as usize) < bound);
-                    at(low)..at(high)
-                }
-            };
-            range.map(move |i| {
-                let id = self.ids.as_ref().map_or(i as u32, |ids| ids[i]);
-                (id, self.values[i])
-            })
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::mass::Mass;
     use super::*;
     use proptest::prelude::*;
 
@@ -766,6 +547,15 @@ mod tests {
         ] {
             let support: Vec<u32> = law(&flat, &s).support().map(|(id, _)| id).collect();
             assert_eq!(support, (0..kept).collect::<Vec<u32>>(), "{s:?}");
+        }
+    }
+
+    #[test]
+    fn zeros_of_both_signs_tie() {
+        let z = [-1.0f32, -0.0, 0.0, -0.0];
+        for s in [sampling(1.0, 2, 1.0), sampling(1.0, 0, 0.5)] {
+            let support: Vec<u32> = law(&z, &s).support().map(|(id, _)| id).collect();
+            assert_eq!(support, [1, 2], "{s:?}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! The lossless rules about one row's children (METHODS, section 2).
 
 use super::chooser::{Chooser, Site};
-use super::law::{Law, Mass, Remaining};
+use super::law::{Law, Remaining};
+use super::mass::Mass;
 use super::math::Real;
 
 /// A child that its parent's draft law could not have drawn.

@@ -14,16 +14,19 @@ mod block;
 mod chooser;
 mod law;
 mod lossless;
+mod mass;
 pub mod math;
 mod policy;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod truncate;
 
 use std::borrow::Cow;
 
 pub use chooser::{Chooser, Philox, Site, Use, philox4x32};
-pub use law::{Law, LawError, Mass, ONE, Remaining};
+pub use law::{Law, LawError, ONE, Remaining};
+pub use mass::Mass;
 pub use math::Real;
 pub use policy::{Guard, Policy, PolicyError, Rule, Sampling};
 pub use rules::{Acceptability, Parent};
@@ -75,16 +78,16 @@ impl<'a> Rows<'a> {
 pub struct Inputs<'a> {
     /// The proposal, N nodes.
     pub tree: &'a TokenTree,
-    /// The target's raw logits, [N + 1, V].
+    /// The target's raw logits, `[N + 1, V]`.
     pub target: Rows<'a>,
     /// The law from which each row's children were drawn, without replacement
-    /// and in the order of their nodes, [N + 1]; leaves may have [`Law::default`].
+    /// and in the order of their nodes, `[N + 1]`; leaves may have [`Law::default`].
     /// `None`: the drafter is deterministic and siblings are distinct.
     pub q: Option<&'a [Law]>,
-    /// The drafter's raw logits, [N + 1, Vd]; read by KL at rows with children.
+    /// The drafter's raw logits, `[N + 1, Vd]`; read by KL at rows with children.
     /// Vd may differ from V, ids are shared.
     pub r: Option<Rows<'a>>,
-    /// A judge's score per node, [N].
+    /// A judge's score per node, `[N]`.
     pub scores: Option<&'a [f32]>,
 }
 
@@ -120,9 +123,9 @@ pub struct Verdict {
     pub next: u32,
     /// Where `next` comes from.
     pub next_reason: NextReason,
-    /// How each node fared, [N].
+    /// How each node fared, `[N]`.
     pub reasons: Vec<Reason>,
-    /// What the rule thought of each node, [N]; NaN where it was not asked.
+    /// What the rule thought of each node, `[N]`; NaN where it was not asked.
     /// See [`Acceptability::value`].
     pub acceptability: Vec<f32>,
 }

@@ -32,7 +32,7 @@ pub struct Parent<'a, T> {
     best: Best,
     normaliser: Option<T>,
     entropy: Option<T>,
-    divergence: Option<T>,
+    divergence: Option<(bool, T)>, // (reverse, KL)
     runner_up: Option<Best>,
 }
 
@@ -86,7 +86,7 @@ impl<'a, T: Real> Parent<'a, T> {
         let s = self.normaliser();
         let max = T::from_f32(self.best.logit);
         *self.entropy.get_or_insert_with(|| {
-            let weighted: T = math::sum_over(self.target, |z| {
+            let weighted: T = math::sum_over(self.target, move |z| {
                 let d = T::from_f32(z) - max;
                 let e = d.exp();
                 // -inf logits and underflow: the limit of e^d d is 0.
@@ -107,33 +107,21 @@ impl<'a, T: Real> Parent<'a, T> {
         let Some(drafter) = self.drafter else {
             return Ok(None);
         };
-        if let Some(known) = self.divergence {
+        if let Some((direction, known)) = self.divergence
+            && direction == reverse
+        {
             return Ok(Some(known));
         }
         let shared = self.target.len().min(drafter.len());
-        let target = &self.target[..shared];
         let drafter_best = best(drafter)?;
-        let rows = [
-            (target, best_or(target, self.best)),
-            (
-                &drafter[..shared],
-                best_or(&drafter[..shared], drafter_best),
-            ),
-        ];
-        let [(p, p_max), (r, r_max)] = if reverse { [rows[1], rows[0]] } else { rows };
-        let (Some(p_max), Some(r_max)) = (p_max, r_max) else {
-            return Ok(Some(T::INFINITY)); // one of the laws lives on ids that the other lacks
+        let target = Softmax::cut(self.target, shared, self.best, self.normaliser);
+        let drafter = Softmax::cut(drafter, shared, drafter_best, None);
+        let divergence = match (target, drafter) {
+            (Some(p), Some(r)) if reverse => r.divergence(&p),
+            (Some(p), Some(r)) => p.divergence(&r),
+            _ => T::INFINITY, // one of the laws lives on ids that the other lacks
         };
-        let (sp, sr): (T, T) = (normaliser(p, p_max), normaliser(r, r_max));
-        let (p_max, r_max) = (T::from_f32(p_max), T::from_f32(r_max));
-        let weighted = math::sum_over_pairs(p, r, |zp, zr| {
-            let dp = T::from_f32(zp) - p_max;
-            let dr = T::from_f32(zr) - r_max;
-            let e = dp.exp();
-            if e > T::ZERO { e * (dp - dr) } else { T::ZERO }
-        });
-        let divergence = weighted / sp - sp.ln() + sr.ln();
-        self.divergence = Some(divergence);
+        self.divergence = Some((reverse, divergence));
         Ok(Some(divergence))
     }
 
@@ -170,7 +158,6 @@ impl<'a, T: Real> Parent<'a, T> {
     ///
     /// `None` under rules without an acceptability (chain, block, sglang,
     /// synthetic) and where the judge's score or the drafter's row is missing.
-    /// One parent must be asked under one rule: KL is computed once.
     ///
     /// # Errors
     /// NaN, +inf or only -inf among the drafter's logits.
@@ -228,15 +215,44 @@ impl<'a, T: Real> Parent<'a, T> {
     }
 }
 
-fn normaliser<T: Real>(row: &[f32], max: f32) -> T {
-    let max = T::from_f32(max);
-    math::sum_over(row, |z| (T::from_f32(z) - max).exp())
+/// The law e^(z - max) / sum.
+struct Softmax<'a, T> {
+    row: &'a [f32],
+    max: T,
+    sum: T,
 }
 
-/// The maximum of a row cut short, `None` where all of it is -infinity.
-fn best_or(row: &[f32], whole: Best) -> Option<f32> {
-    if (whole.token as usize) < row.len() {
-        return Some(whole.logit);
+impl<'a, T: Real> Softmax<'a, T> {
+    /// The softmax of the first `length` logits of a row whose best logit is
+    /// known, and perhaps its normaliser; `None` where all of them are -infinity.
+    fn cut(row: &'a [f32], length: usize, whole: Best, sum: Option<T>) -> Option<Self> {
+        let part = &row[..length];
+        let max = match (whole.token as usize) < length {
+            true => whole.logit,
+            false => best(part).ok()?.logit,
+        };
+        let known = sum.filter(|_| length == row.len());
+        Some(Softmax {
+            row: part,
+            max: T::from_f32(max),
+            sum: known.unwrap_or_else(|| normaliser(part, max)),
+        })
     }
-    best(row).ok().map(|b| b.logit)
+
+    /// KL(self, other) over rows of one length.
+    fn divergence(&self, other: &Self) -> T {
+        let (p_max, r_max) = (self.max, other.max);
+        let weighted = math::sum_over_pairs(self.row, other.row, move |zp, zr| {
+            let dp = T::from_f32(zp) - p_max;
+            let dr = T::from_f32(zr) - r_max;
+            let e = dp.exp();
+            if e > T::ZERO { e * (dp - dr) } else { T::ZERO }
+        });
+        weighted / self.sum - self.sum.ln() + other.sum.ln()
+    }
+}
+
+fn normaliser<T: Real>(row: &[f32], max: f32) -> T {
+    let max = T::from_f32(max);
+    math::sum_over(row, move |z| (T::from_f32(z) - max).exp())
 }
