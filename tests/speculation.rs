@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use gavel::device::cpu::Cpu;
-use gavel::device::{Device, Draw, Request, Step};
+use gavel::device::{Draw, Request, Step};
 use gavel::draft::{Drafter, Ngram};
 use gavel::engine::{Generation, Stats, generate};
 use gavel::model::{ChatTemplate, Message, Model, Tokenizer};

@@ -124,7 +124,7 @@ pub struct StepTimes {
 #[derive(Clone, Debug, Default)]
 pub struct StepReport {
     /// The accepted path, then the token that the target supplied; nothing after a stop
-    /// token. Empty when the sequence had ended before.
+    /// token. Empty when the sequence had ended before; `finish` then says why again.
     pub committed: Vec<Committed>,
     /// Nodes of the tree.
     pub nodes: usize,
@@ -192,6 +192,9 @@ pub enum DeviceError {
         /// Positions of the context.
         context: usize,
     },
+    /// A step before any sequence.
+    #[error("a step was asked for before a sequence was started")]
+    NotStarted,
     /// There is nothing to continue.
     #[error("the prompt has no tokens, expected at least one")]
     EmptyPrompt,

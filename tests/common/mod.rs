@@ -1,8 +1,8 @@
 //! What several integration tests share.
 #![allow(dead_code)] // each test binary uses its own part
 
+use gavel::device::Setup;
 use gavel::device::cpu::Cpu;
-use gavel::device::{Device, Setup};
 use gavel::draft::Drafter;
 use gavel::model::Model;
 use safetensors::SafeTensors;

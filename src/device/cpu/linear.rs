@@ -12,16 +12,15 @@
 use super::simd::{Simd, entry_points, reload};
 use super::team::{Shared, Team};
 use crate::model::{Dtype, Linear, Tensor};
-use std::mem::MaybeUninit;
 
 /// Most weight rows that a task takes through all activations before it moves on.
 const WIDEST: usize = 192;
 
 /// Bytes of weights in such a panel: a third of a 512 KiB second cache.
-const PANEL_BYTES: usize = 168 << 10;
+const PANEL_BYTES: usize = 128 << 10;
 
 /// Bytes of activations that stay in the second cache beside a panel.
-const ROW_BYTES: usize = 256 << 10;
+const ROW_BYTES: usize = 96 << 10;
 
 /// Most rows of a decoding step that share one sweep over the weights.
 const STEP_ROWS: usize = 64;
@@ -245,6 +244,16 @@ fn compute_panel(
     let (n, k) = (product.weight.rows(), product.weight.cols());
     let width = product.panel(team.threads());
     let first = panel * width;
+    // On the heap: a frame of many pages is probed at entry, and the probe (seen with
+    // LLVM 22 on x86-64) overwrites a register that already holds an argument.
+    let mut waiting = vec![
+        0f32;
+        if padded(k) / CHUNK > BLOCK {
+            8 * GROUP * width
+        } else {
+            0
+        }
+    ];
     let args = Panel {
         weights: product.weight.bytes().as_ptr(),
         k,
@@ -254,6 +263,7 @@ fn compute_panel(
         x: x.x.as_ptr(),
         top: rows.start,
         bottom: rows.end,
+        waiting: waiting.as_mut_ptr(),
         bias: product.bias.map_or(std::ptr::null(), <[f32]>::as_ptr),
         add: product.epilogue == Epilogue::Add,
         out: product.out.at(0, x.rows * n),
@@ -286,7 +296,8 @@ struct Panel {
     x: *const f32, // packed groups
     top: usize,
     bottom: usize,
-    bias: *const f32, // [n] or null
+    waiting: *mut f32, // [last - first, GROUP, 8]
+    bias: *const f32,  // [n] or null
     add: bool,
     out: *mut f32, // [rows, n]
 }
@@ -338,7 +349,7 @@ unsafe fn panel_body<S: Simd, W: Stored>(p: Panel) {
 /// `waiting` between blocks, which changes no bit.
 #[inline(always)]
 unsafe fn strip<S: Simd, W: Stored, const M: usize, const R: usize>(p: Panel, row: usize) {
-    // SAFETY: as in panel_body; a panel has at most WIDEST columns.
+    // SAFETY: as in panel_body; `waiting` has 8 R floats for every column.
     unsafe {
         let chunks = padded(p.k) / CHUNK;
         let columns = p.last - p.first;
@@ -350,21 +361,25 @@ unsafe fn strip<S: Simd, W: Stored, const M: usize, const R: usize>(p: Panel, ro
                 finish::<S, M, R>(p, row, p.first + n, &sums);
             }
         } else {
-            // only the first whole / M are ever touched
-            let mut waiting = [const { MaybeUninit::<[[S::V; R]; M]>::uninit() }; WIDEST];
-            for (n, sums) in (0..whole).step_by(M).zip(&mut waiting) {
-                let sums = sums.write([[S::splat(0.0); R]; M]);
-                tile::<S, W, M, R>(p, row, p.first + n, 0..BLOCK, sums);
-            }
-            for from in (BLOCK..chunks).step_by(BLOCK) {
+            for from in (0..chunks).step_by(BLOCK) {
                 let block = from..(from + BLOCK).min(chunks);
-                for (n, sums) in (0..whole).step_by(M).zip(&mut waiting) {
-                    let sums = sums.assume_init_mut();
-                    tile::<S, W, M, R>(p, row, p.first + n, block.clone(), sums);
+                for n in (0..whole).step_by(M) {
+                    let waiting = p.waiting.add(8 * R * n);
+                    let mut sums = [[S::splat(0.0); R]; M];
+                    if from > 0 {
+                        for i in 0..M * R {
+                            sums[i % M][i / M] = S::load(waiting.add(8 * i));
+                        }
+                    }
+                    tile::<S, W, M, R>(p, row, p.first + n, block.clone(), &mut sums);
+                    if block.end == chunks {
+                        finish::<S, M, R>(p, row, p.first + n, &sums);
+                    } else {
+                        for i in 0..M * R {
+                            S::store(waiting.add(8 * i), sums[i % M][i / M]);
+                        }
+                    }
                 }
-            }
-            for (n, sums) in (0..whole).step_by(M).zip(&waiting) {
-                finish::<S, M, R>(p, row, p.first + n, sums.assume_init_ref());
             }
         }
         for n in whole..columns {

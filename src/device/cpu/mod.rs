@@ -106,9 +106,15 @@ impl Cpu {
     }
 
     fn step(&mut self, step: &Step) -> Result<StepReport, DeviceError> {
-        let Some(sequence) = self.sequence.as_mut().filter(|s| s.finish.is_none()) else {
-            return Ok(StepReport::default());
+        let Some(sequence) = self.sequence.as_mut() else {
+            return Err(DeviceError::NotStarted);
         };
+        if sequence.finish.is_some() {
+            return Ok(StepReport {
+                finish: sequence.finish,
+                ..StepReport::default()
+            });
+        }
         let request = &sequence.request;
         let made = sequence.tokens.len() - request.prompt.len();
         // the token that the target supplies comes on top of the deepest path

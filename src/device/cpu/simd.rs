@@ -52,9 +52,9 @@ pub(super) fn reload<T>(p: *const T) -> *const T {
     #[cfg(target_arch = "x86_64")]
     {
         let mut p = p;
-        // SAFETY: no instruction at all.
+        // SAFETY: no instruction at all, so no memory is touched.
         unsafe {
-            std::arch::asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags));
+            std::arch::asm!("/* {0} */", inout(reg) p, options(pure, readonly, nostack, preserves_flags));
         }
         p
     }
