@@ -384,7 +384,7 @@ fn info_names_what_it_found() {
     for part in [
         "llama, 4 layers",
         "qwen2, 2 layers",
-        "bf16",
+        "in BF16",
         "fingerprint",
         "kv cache",
         "cpu, ",
