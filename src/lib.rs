@@ -17,5 +17,6 @@ pub mod engine;
 pub mod judge;
 pub mod model;
 pub mod output;
+pub mod statistics;
 pub mod tree;
 pub mod verify;

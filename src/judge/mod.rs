@@ -21,6 +21,7 @@
 mod features;
 mod file;
 mod fit;
+pub mod samples;
 
 use std::path::PathBuf;
 use std::str::FromStr;
