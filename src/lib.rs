@@ -10,6 +10,7 @@
 //! - [`judge`]: the judge file
 //! - [`device`]: where passes and steps run
 //! - [`engine`]: the loop over steps
+//! - [`task`]: problems with known answers, and graders
 
 pub mod device;
 pub mod draft;
@@ -18,5 +19,6 @@ pub mod judge;
 pub mod model;
 pub mod output;
 pub mod statistics;
+pub mod task;
 pub mod tree;
 pub mod verify;
