@@ -10,6 +10,7 @@
 //! - [`judge`]: the judge file
 //! - [`device`]: where passes and steps run
 //! - [`engine`]: the loop over steps
+//! - [`plot`]: pictures of curves
 
 pub mod device;
 pub mod draft;
@@ -17,6 +18,7 @@ pub mod engine;
 pub mod judge;
 pub mod model;
 pub mod output;
+pub mod plot;
 pub mod statistics;
 pub mod tree;
 pub mod verify;
