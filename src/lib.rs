@@ -11,6 +11,7 @@
 //! - [`device`]: where passes and steps run
 //! - [`engine`]: the loop over steps
 //! - [`task`]: problems with known answers, and graders
+//! - [`plot`]: pictures of curves
 
 pub mod device;
 pub mod draft;
@@ -18,6 +19,7 @@ pub mod engine;
 pub mod judge;
 pub mod model;
 pub mod output;
+pub mod plot;
 pub mod statistics;
 pub mod task;
 pub mod tree;
