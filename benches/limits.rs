@@ -29,7 +29,6 @@ fn main() {
     let setup = Setup {
         target: model.clone(),
         drafter: Drafter::None,
-        judge: None,
         context: 1024,
         threads: 0,
     };

@@ -122,17 +122,11 @@ impl DeviceArgs {
     }
 
     /// Opens the device on which `target` and `drafter` run.
-    pub fn open(
-        &self,
-        target: Arc<Model>,
-        drafter: Drafter,
-        judge: Option<Arc<Judge>>,
-    ) -> anyhow::Result<Box<dyn Device>> {
+    pub fn open(&self, target: Arc<Model>, drafter: Drafter) -> anyhow::Result<Box<dyn Device>> {
         let setup = Setup {
             context: self.context(&target),
             target,
             drafter,
-            judge,
             threads: self.threads,
         };
         match self.device.split(':').next() {
@@ -286,7 +280,7 @@ pub fn default_guard(target: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
 }
 
 /// The step that a run repeats.
-pub fn step(draft: &DraftArgs, policy: Policy) -> anyhow::Result<Step> {
+pub fn step(draft: &DraftArgs, judge: Option<Arc<Judge>>, policy: Policy) -> anyhow::Result<Step> {
     let shape = draft.shape()?;
     if policy.rule == Rule::Block && !shape.is_chain() {
         return Err(usage(format!(
@@ -310,6 +304,7 @@ pub fn step(draft: &DraftArgs, policy: Policy) -> anyhow::Result<Step> {
         shape,
         draw,
         draft_sampling,
+        judge,
         policy: Arc::new(policy),
     })
 }
