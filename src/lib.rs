@@ -12,10 +12,12 @@
 //! - [`engine`]: the loop over steps
 //! - [`task`]: problems with known answers, and graders
 //! - [`plot`]: pictures of curves
+//! - [`eval`]: ways to decode, compared on a task
 
 pub mod device;
 pub mod draft;
 pub mod engine;
+pub mod eval;
 pub mod judge;
 pub mod model;
 pub mod output;

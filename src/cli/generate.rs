@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         } else {
             target.generation.eos.clone()
         },
-        seed: args.policy.seed,
+        seed: args.policy.sampling.seed,
         sequence: 0,
     };
     let interrupted = on_interrupt()?;
