@@ -88,7 +88,7 @@ pub enum RowsError {
         /// Its name.
         name: String,
         /// What is wrong.
-        source: JudgeError,
+        source: Box<JudgeError>,
     },
     /// A shape that is none.
     #[error("rule '{item}': {source}")]
@@ -192,10 +192,7 @@ impl Menu {
 
     fn decodings(&self, item: &str, name: &str) -> Result<Vec<Decoding>, RowsError> {
         let at = |judge: &NamedJudge, at: At| {
-            let theta = judge.judge.theta(at).map_err(|source| RowsError::Judge {
-                name: judge.name.clone(),
-                source,
-            })?;
+            let theta = judge.judge.theta(at).map_err(|e| judge_error(judge, e))?;
             Ok(Decoding::Judge(judge.clone(), at, theta))
         };
         let all = |judge| self.thetas.iter().map(move |&theta| at(judge, theta));
@@ -216,10 +213,7 @@ impl Menu {
             return match value {
                 None => all(judge).collect(),
                 Some(value) => {
-                    let theta = value.parse().map_err(|source| RowsError::Judge {
-                        name: judge.name.clone(),
-                        source,
-                    })?;
+                    let theta = value.parse().map_err(|e| judge_error(judge, e))?;
                     Ok(vec![at(judge, theta)?])
                 }
             };
@@ -322,5 +316,12 @@ impl Menu {
                 }),
             },
         })
+    }
+}
+
+fn judge_error(judge: &NamedJudge, error: JudgeError) -> RowsError {
+    RowsError::Judge {
+        name: judge.name.clone(),
+        source: Box::new(error),
     }
 }

@@ -83,7 +83,7 @@ pub enum EvalError {
         /// The row.
         row: String,
         /// What is wrong.
-        source: JudgeError,
+        source: Box<JudgeError>,
     },
     /// The target has no chat template.
     #[error(
@@ -226,7 +226,7 @@ fn named<'a>(
         }
         let spec = row.spec().map_err(|source| EvalError::Judge {
             row: row.name.clone(),
-            source,
+            source: Box::new(source),
         })?;
         decoder(row, decoders)?;
         named.push(Named {
