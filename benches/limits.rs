@@ -30,7 +30,6 @@ fn main() {
     let setup = Setup {
         target: model.clone(),
         drafter: Drafter::None,
-        judge: None,
         context: 1024,
         threads: 0,
     };
