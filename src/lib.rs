@@ -11,6 +11,7 @@
 //! - [`device`]: where passes and steps run
 //! - [`engine`]: the loop over steps
 //! - [`task`]: problems with known answers, and graders
+//! - [`mine`]: labels for a judge, made from prompts alone
 //! - [`plot`]: pictures of curves
 //! - [`eval`]: ways to decode, compared on a task
 
@@ -19,6 +20,7 @@ pub mod draft;
 pub mod engine;
 pub mod eval;
 pub mod judge;
+pub mod mine;
 pub mod model;
 pub mod output;
 pub mod plot;

@@ -1,7 +1,7 @@
 //! `gavel generate`: continue a prompt.
 
 use super::progress::waiting;
-use super::setup::{DraftArgs, ModelArgs, PolicyArgs, read_text, step};
+use super::setup::{DraftArgs, ModelArgs, PolicyArgs, on_interrupt, read_text, step};
 use super::usage;
 use anyhow::Context;
 use gavel::device::Request;
@@ -9,8 +9,7 @@ use gavel::engine::{Ended, TextOutput, generate};
 use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -166,19 +165,6 @@ fn prompt_ids(args: &Args, target: &Model, tokenizer: &Tokenizer) -> anyhow::Res
     let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
     // the template writes the special tokens itself
     Ok(tokenizer.encode(&template.render(&messages, true)?, false)?)
-}
-
-/// Set by the first Ctrl-C; a second one ends the process.
-fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let seen = flag.clone();
-    ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })
-    .context("Ctrl-C")?;
-    Ok(flag)
 }
 
 /// The most memory that this process ever held, mapped weights included; only Linux says.

@@ -70,7 +70,7 @@ pub fn main() -> ExitCode {
 
 /// Whether the user's input or usage is at fault, rather than the machine.
 fn is_input(error: &anyhow::Error) -> bool {
-    use gavel::{device, eval, judge, model, task, tree, verify};
+    use gavel::{device, eval, judge, mine, model, task, tree, verify};
     error.chain().any(|cause| {
         cause.is::<Usage>()
             || cause.is::<model::ModelError>()
@@ -88,6 +88,7 @@ fn is_input(error: &anyhow::Error) -> bool {
             || cause.is::<task::TaskError>()
             || cause.is::<task::CheckError>()
             || cause.is::<task::SandboxError>()
+            || cause.is::<mine::PromptError>()
             || cause.is::<eval::RowsError>()
             || cause
                 .downcast_ref::<eval::EvalError>()

@@ -11,6 +11,7 @@ use gavel::tree::Shape;
 use gavel::verify::{Guard, Policy, Rule, Sampling};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Context where neither the user nor the model says less.
 const DEFAULT_CONTEXT: usize = 8192;
@@ -358,4 +359,17 @@ pub fn read_text(name: &str) -> anyhow::Result<String> {
             e.as_bytes()[at]
         ))
     })
+}
+
+/// Set by the first Ctrl-C; a second one ends the process.
+pub fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let seen = flag.clone();
+    ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .context("Ctrl-C")?;
+    Ok(flag)
 }

@@ -98,11 +98,27 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError> {
         match self.inner.encode_fast(text, add_special) {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(e) => Err(TokenizerError::Encode {
-                path: self.path.to_path_buf(),
-                bytes: text.len(),
-                why: e.to_string(),
-            }),
+            Err(e) => Err(self.no_encoding(text, &*e)),
+        }
+    }
+
+    /// The ids of `text` without anything around it, each with the characters
+    /// start..end of the text that it stands for.
+    pub fn encode_with_spans(
+        &self,
+        text: &str,
+    ) -> Result<(Vec<u32>, Vec<(usize, usize)>), TokenizerError> {
+        match self.inner.encode_char_offsets(text, false) {
+            Ok(encoding) => Ok((encoding.get_ids().to_vec(), encoding.get_offsets().to_vec())),
+            Err(e) => Err(self.no_encoding(text, &*e)),
+        }
+    }
+
+    fn no_encoding(&self, text: &str, why: &dyn std::error::Error) -> TokenizerError {
+        TokenizerError::Encode {
+            path: self.path.to_path_buf(),
+            bytes: text.len(),
+            why: why.to_string(),
         }
     }
 

@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
     /// Read only these of the mined features: DT or DD-DT
-    #[arg(long, value_name = "LAYOUT", value_parser = layout)]
+    #[arg(long, value_name = "LAYOUT", value_parser = super::layout)]
     layout: Option<Layout>,
     /// Read only these of the mined taps: final, or numbers of layers
     #[arg(long, value_name = "TAP,TAP,...", value_delimiter = ',')]
@@ -74,14 +74,6 @@ pub struct Args {
     /// Print one JSON object instead of the tables
     #[arg(long)]
     json: bool,
-}
-
-fn layout(text: &str) -> Result<Layout, String> {
-    match text {
-        "DT" => Ok(Layout::Dt),
-        "DD-DT" => Ok(Layout::DdDt),
-        _ => Err("expected DT or DD-DT".to_owned()),
-    }
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
