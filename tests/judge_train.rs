@@ -559,7 +559,7 @@ fn what_cannot_be_trained_is_refused_by_name() {
             &autojudge,
             without_label,
             plain.clone(),
-            "label of sample 3 (prompt of line 2, position 2, rank 1)",
+            "label of sample 3 (prompt of line 2, position 1, rank 1)",
         ),
         (
             &autojudge,
