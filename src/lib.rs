@@ -10,15 +10,19 @@
 //! - [`judge`]: the judge file
 //! - [`device`]: where passes and steps run
 //! - [`engine`]: the loop over steps
+//! - [`task`]: problems with known answers, and graders
 //! - [`plot`]: pictures of curves
+//! - [`eval`]: ways to decode, compared on a task
 
 pub mod device;
 pub mod draft;
 pub mod engine;
+pub mod eval;
 pub mod judge;
 pub mod model;
 pub mod output;
 pub mod plot;
 pub mod statistics;
+pub mod task;
 pub mod tree;
 pub mod verify;

@@ -38,6 +38,22 @@ pub fn bootstrap(
     }
 }
 
+/// A share of `trials` with Wilson's score interval at 95 % (Wilson 1927): it keeps its
+/// coverage for few trials and for shares near 0 and 1. NaN without trials.
+pub fn wilson(successes: usize, trials: usize) -> Interval {
+    const Z: f64 = 1.959_963_984_540_054; // the normal quantile at 0.975
+    let n = trials as f64;
+    let share = successes as f64 / n;
+    let middle = share + Z * Z / (2.0 * n);
+    let half = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + Z * Z / n;
+    Interval {
+        value: share,
+        low: ((middle - half) / scale).max(0.0),
+        high: ((middle + half) / scale).min(1.0),
+    }
+}
+
 /// The quantile of ascending values, interpolated linearly between neighbours
 /// (Hyndman and Fan's type 7, numpy's default); NaN without values.
 pub fn quantile(ascending: &[f64], share: f64) -> f64 {
@@ -63,6 +79,22 @@ mod tests {
             );
         }
         assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn wilsons_interval_is_scipys() {
+        // scipy 1.17: binomtest(k, n).proportion_ci(method="wilson")
+        let table = [
+            (0, 10, 0.0, 0.27753279986288926),
+            (7, 10, 0.39677814746114526, 0.892208732593699),
+            (2480, 2500, 0.9876750907113474, 0.9948152308438587),
+        ];
+        for (successes, trials, low, high) in table {
+            let found = wilson(successes, trials);
+            assert!((found.low - low).abs() < 1e-12, "{found:?}");
+            assert!((found.high - high).abs() < 1e-12, "{found:?}");
+        }
+        assert!(wilson(0, 0).value.is_nan());
     }
 
     #[test]

@@ -20,6 +20,7 @@ fn step(shape: Shape, draw: Draw, sampling: Sampling, rule: Rule) -> Step {
         shape,
         draw,
         draft_sampling: sampling,
+        judge: None,
         policy: Arc::new(Policy::new(sampling, rule)),
     }
 }

@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let problems = read_problems(&args.models.join("problems.jsonl"), args.problems)?;
     let prompts = prompts(&target, &tokenizer, &problems)?;
     let drafter = Drafter::Model(draft);
-    let mut device = args.device.open(target.clone(), drafter, None)?;
+    let mut device = args.device.open(target.clone(), drafter)?;
     let mut contenders = contenders(args.gamma, &target, &tokenizer);
 
     let mut progress = Progress::new(problems.len(), "problems");
@@ -115,6 +115,7 @@ fn contenders(gamma: usize, target: &Model, tokenizer: &Tokenizer) -> Vec<Conten
                 },
                 shape,
                 draft_sampling: Sampling::GREEDY,
+                judge: None,
                 policy: Arc::new(Policy {
                     sampling: Sampling::GREEDY,
                     rule,

@@ -52,9 +52,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let drafter = args.draft.drafter(&target)?;
     let judge = args.policy.judge(&target, &drafter)?;
     let policy = args.policy.policy(judge.as_deref(), &target, &tokenizer)?;
-    let step = step(&args.draft, policy)?;
+    let step = step(&args.draft, judge, policy)?;
     let prompt = prompt_ids(args, &target, &tokenizer)?;
-    let mut device = args.model.device.open(target.clone(), drafter, judge)?;
+    let mut device = args.model.device.open(target.clone(), drafter)?;
 
     let request = Request {
         prompt,
@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         } else {
             target.generation.eos.clone()
         },
-        seed: args.policy.seed,
+        seed: args.policy.sampling.seed,
         sequence: 0,
     };
     let interrupted = on_interrupt()?;

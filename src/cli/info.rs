@@ -22,7 +22,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         describe(draft)?;
     }
     let context = args.model.device.context(&target);
-    let device = args.model.device.open(target, drafter, None)?;
+    let device = args.model.device.open(target, drafter)?;
     let memory = device.memory();
     println!("device        {}", device.describe());
     println!("weights       {} (mapped)", bytes(memory.weights));

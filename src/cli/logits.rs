@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let tree = args.tree.as_ref().map(|path| read_tree(path)).transpose()?;
     let target = args.model.open()?;
     let (vocab_size, hidden_size) = (target.config.vocab_size, target.config.hidden_size);
-    let mut device = args.model.device.open(target, Drafter::None, None)?;
+    let mut device = args.model.device.open(target, Drafter::None)?;
     let want = Want {
         logits: Logits::All,
         hidden: true,

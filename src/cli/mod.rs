@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 2 wrong usage or input, 1 anything else.
 
 mod demo;
+mod eval;
 mod generate;
 mod info;
 mod judge;
@@ -32,6 +33,8 @@ enum Command {
     Judge(judge::Args),
     /// Show what a model is and what memory it needs
     Info(info::Args),
+    /// Compare ways to decode on a task: accuracy against draft tokens kept
+    Eval(Box<eval::Args>),
     /// Answer word problems with every kind of decoding, side by side
     Demo(demo::Args),
 }
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Judge(args) => judge::run(&args),
         Command::Info(args) => info::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Demo(args) => demo::run(&args),
     };
     match result {
@@ -66,7 +70,7 @@ pub fn main() -> ExitCode {
 
 /// Whether the user's input or usage is at fault, rather than the machine.
 fn is_input(error: &anyhow::Error) -> bool {
-    use gavel::{device, judge, model, tree, verify};
+    use gavel::{device, eval, judge, model, task, tree, verify};
     error.chain().any(|cause| {
         cause.is::<Usage>()
             || cause.is::<model::ModelError>()
@@ -80,6 +84,14 @@ fn is_input(error: &anyhow::Error) -> bool {
             || cause.is::<verify::PolicyError>()
             || cause.is::<verify::VerifyError>()
             || cause.is::<device::DeviceError>()
+            || cause.is::<task::UnknownTask>()
+            || cause.is::<task::TaskError>()
+            || cause.is::<task::CheckError>()
+            || cause.is::<task::SandboxError>()
+            || cause.is::<eval::RowsError>()
+            || cause
+                .downcast_ref::<eval::EvalError>()
+                .is_some_and(eval::EvalError::is_input)
     })
 }
 

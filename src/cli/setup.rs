@@ -85,6 +85,13 @@ pub struct PolicyArgs {
     /// Use a judge that was trained for another target (transfer experiments)
     #[arg(long)]
     pub allow_foreign_target: bool,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+/// How the target samples, and what no rule may touch.
+#[derive(Args)]
+pub struct SamplingArgs {
     /// Tokens that a rule may not rescue beyond end-of-sequence and special ones: digits
     /// and token ids, comma-separated; or none, to guard nothing at all
     #[arg(
@@ -122,17 +129,11 @@ impl DeviceArgs {
     }
 
     /// Opens the device on which `target` and `drafter` run.
-    pub fn open(
-        &self,
-        target: Arc<Model>,
-        drafter: Drafter,
-        judge: Option<Arc<Judge>>,
-    ) -> anyhow::Result<Box<dyn Device>> {
+    pub fn open(&self, target: Arc<Model>, drafter: Drafter) -> anyhow::Result<Box<dyn Device>> {
         let setup = Setup {
             context: self.context(&target),
             target,
             drafter,
-            judge,
             threads: self.threads,
         };
         match self.device.split(':').next() {
@@ -156,17 +157,7 @@ impl DraftArgs {
             "none" if explicit_shape => Err(usage(
                 "--gamma and --tree need a drafter: --draft DIR, ngram or self:LAYERS",
             )),
-            "none" => Ok(Drafter::None),
-            "ngram" => Ok(Drafter::Ngram(Ngram::default())),
-            name => match name.strip_prefix("self:") {
-                Some(layers) => {
-                    let layers = layers.parse().map_err(|_| {
-                        usage(format!("--draft {name}: '{layers}' is no number of layers"))
-                    })?;
-                    Ok(Drafter::self_layers(target, layers)?)
-                }
-                None => open_draft(name, target).map(Drafter::Model),
-            },
+            name => drafter(name, target),
         }
     }
 
@@ -176,12 +167,34 @@ impl DraftArgs {
             _ if self.draft == "none" => Ok(Shape::NONE),
             (Some(tree), _) => Ok(tree.clone()),
             // read as a shape is, so that the limits are the same
-            (None, Some(gamma)) => Ok(gamma
-                .to_string()
-                .parse()
-                .with_context(|| format!("--gamma {gamma}"))?),
+            (None, Some(gamma)) => chain(gamma),
             (None, None) => Ok(Shape::Chain(4)),
         }
+    }
+}
+
+/// The shape of a chain, within the limits of shapes.
+pub fn chain(gamma: usize) -> anyhow::Result<Shape> {
+    gamma
+        .to_string()
+        .parse()
+        .with_context(|| format!("--gamma {gamma}"))
+}
+
+/// What `--draft` names; a model is checked against the target's vocabulary.
+pub fn drafter(name: &str, target: &Arc<Model>) -> anyhow::Result<Drafter> {
+    match name {
+        "none" => Ok(Drafter::None),
+        "ngram" => Ok(Drafter::Ngram(Ngram::default())),
+        _ => match name.strip_prefix("self:") {
+            Some(layers) => {
+                let layers = layers.parse().map_err(|_| {
+                    usage(format!("--draft {name}: '{layers}' is no number of layers"))
+                })?;
+                Ok(Drafter::self_layers(target, layers)?)
+            }
+            None => open_draft(name, target).map(Drafter::Model),
+        },
     }
 }
 
@@ -199,29 +212,26 @@ pub fn open_draft(name: &str, target: &Model) -> anyhow::Result<Arc<Model>> {
     Ok(Arc::new(draft))
 }
 
-impl PolicyArgs {
-    pub fn sampling(&self) -> Sampling {
-        Sampling {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-        }
-    }
+/// A judge from its file, checked against the loaded models.
+pub fn open_judge(
+    path: &Path,
+    target: &Model,
+    drafter: &Drafter,
+    allow_foreign_target: bool,
+) -> anyhow::Result<Arc<Judge>> {
+    let judge = Judge::read(path)?;
+    let draft = drafter.model().map(AsRef::as_ref);
+    judge
+        .check(target, draft, allow_foreign_target)
+        .with_context(|| format!("{}", path.display()))?;
+    Ok(Arc::new(judge))
+}
 
+impl PolicyArgs {
     /// The judge, checked against the loaded models.
     pub fn judge(&self, target: &Model, drafter: &Drafter) -> anyhow::Result<Option<Arc<Judge>>> {
-        let Some(path) = &self.judge else {
-            return Ok(None);
-        };
-        let judge = Judge::read(path)?;
-        judge
-            .check(
-                target,
-                drafter.model().map(AsRef::as_ref),
-                self.allow_foreign_target,
-            )
-            .with_context(|| format!("{}", path.display()))?;
-        Ok(Some(Arc::new(judge)))
+        let open = |path: &PathBuf| open_judge(path, target, drafter, self.allow_foreign_target);
+        self.judge.as_ref().map(open).transpose()
     }
 
     /// Sampling, rule and guard as one.
@@ -231,8 +241,7 @@ impl PolicyArgs {
         target: &Model,
         tokenizer: &Tokenizer,
     ) -> anyhow::Result<Policy> {
-        let sampling = self.sampling();
-        sampling.check()?;
+        let sampling = self.sampling.sampling()?;
         let rule = match judge {
             Some(judge) => self.rule.with_judge(judge.theta(self.at)?)?,
             None => self.rule,
@@ -240,11 +249,23 @@ impl PolicyArgs {
         Ok(Policy {
             sampling,
             rule,
-            guard: self.guard(target, tokenizer)?,
+            guard: self.sampling.guard(target, tokenizer)?,
         })
     }
+}
 
-    fn guard(&self, target: &Model, tokenizer: &Tokenizer) -> anyhow::Result<Guard> {
+impl SamplingArgs {
+    pub fn sampling(&self) -> anyhow::Result<Sampling> {
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+        };
+        sampling.check()?;
+        Ok(sampling)
+    }
+
+    pub fn guard(&self, target: &Model, tokenizer: &Tokenizer) -> anyhow::Result<Guard> {
         if self.guard == "none" {
             return Ok(Guard::NONE);
         }
@@ -286,7 +307,7 @@ pub fn default_guard(target: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
 }
 
 /// The step that a run repeats.
-pub fn step(draft: &DraftArgs, policy: Policy) -> anyhow::Result<Step> {
+pub fn step(draft: &DraftArgs, judge: Option<Arc<Judge>>, policy: Policy) -> anyhow::Result<Step> {
     let shape = draft.shape()?;
     if policy.rule == Rule::Block && !shape.is_chain() {
         return Err(usage(format!(
@@ -310,6 +331,7 @@ pub fn step(draft: &DraftArgs, policy: Policy) -> anyhow::Result<Step> {
         shape,
         draw,
         draft_sampling,
+        judge,
         policy: Arc::new(policy),
     })
 }

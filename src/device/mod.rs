@@ -24,8 +24,6 @@ pub struct Setup {
     pub target: Arc<Model>,
     /// What proposes tokens.
     pub drafter: Drafter,
-    /// What scores the proposed tokens, for [`crate::verify::Rule::Judge`].
-    pub judge: Option<Arc<Judge>>,
     /// Most positions of a sequence, prompt included.
     pub context: usize,
     /// Threads of the CPU device; 0 takes all cores.
@@ -65,6 +63,8 @@ pub struct Step {
     pub draw: Draw,
     /// The law q from which a sampling drafter draws: temperature, top-k and top-p on its logits.
     pub draft_sampling: Sampling,
+    /// What scores the proposed tokens, for [`crate::verify::Rule::Judge`].
+    pub judge: Option<Arc<Judge>>,
     /// What is accepted.
     pub policy: Arc<Policy>,
 }
@@ -269,7 +269,9 @@ pub trait Device: Send {
     /// Forgets the sequence before and reads a new prompt.
     fn start(&mut self, request: &Request) -> Result<(), DeviceError>;
 
-    /// Asks for a decoding step. Does not wait; at least two may be in flight.
+    /// Asks for a decoding step. Does not wait; at least two may be in flight. A judge that
+    /// reads what target and drafter do not have is refused; whether it was trained for them
+    /// is the caller's to ask, with [`Judge::check`].
     fn enqueue(&mut self, step: &Step) -> Result<Ticket, DeviceError>;
 
     /// The result of the oldest step not yet read.

@@ -1,7 +1,7 @@
 //! What a generation took, in the terms of the field.
 
 use crate::device::{StepReport, StepTimes, TokenReason};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::ops::AddAssign;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 ///
 /// m and block efficiency are ratios of sums; nothing after an end-of-sequence token
 /// counts, and prompts' passes are no target passes of decoding.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {
     /// Tokens of the prompts.
     pub prompt_tokens: usize,
@@ -231,6 +231,58 @@ impl Serialize for Stats {
         s.serialize_field("verify_ms", &ms(self.times.verify))?;
         s.serialize_field("total_ms", &ms(self.total))?;
         s.end()
+    }
+}
+
+/// Reads what was written: ratios follow from the counts and are not read.
+impl<'de> Deserialize<'de> for Stats {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Stats, D::Error> {
+        #[derive(Deserialize)]
+        struct Written {
+            prompt_tokens: usize,
+            tokens: usize,
+            target_passes: usize,
+            drafted: usize,
+            aligned: usize,
+            judged: usize,
+            bonus: usize,
+            residual: usize,
+            cut_off: usize,
+            steps_by_position: Vec<usize>,
+            kept_by_position: Vec<usize>,
+            first_token_ms: f64,
+            prefill_ms: f64,
+            draft_ms: f64,
+            target_ms: f64,
+            verify_ms: f64,
+            total_ms: f64,
+        }
+        let written = Written::deserialize(deserializer)?;
+        let time = |ms: f64| {
+            Duration::try_from_secs_f64(ms / 1e3)
+                .map_err(|e| serde::de::Error::custom(format!("a time of {ms} ms: {e}")))
+        };
+        let kept = written.kept_by_position;
+        Ok(Stats {
+            prompt_tokens: written.prompt_tokens,
+            tokens: written.tokens,
+            passes: written.target_passes,
+            drafted: written.drafted,
+            aligned: written.aligned,
+            judged: written.judged,
+            bonus: written.bonus,
+            residual: written.residual,
+            cut_off: written.cut_off,
+            by_position: written.steps_by_position.into_iter().zip(kept).collect(),
+            prefill: time(written.prefill_ms)?,
+            first_token: time(written.first_token_ms)?,
+            total: time(written.total_ms)?,
+            times: StepTimes {
+                draft: time(written.draft_ms)?,
+                target: time(written.target_ms)?,
+                verify: time(written.verify_ms)?,
+            },
+        })
     }
 }
 

@@ -53,7 +53,6 @@ pub fn setup(target: Arc<Model>, drafter: Drafter) -> Setup {
         context: target.config.max_positions.min(1024),
         target,
         drafter,
-        judge: None,
         threads: 2,
     }
 }

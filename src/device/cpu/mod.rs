@@ -7,6 +7,7 @@ mod cache;
 mod drafting;
 mod forward;
 mod linear;
+mod lines;
 mod simd;
 mod team;
 
@@ -22,7 +23,6 @@ use drafting::{Ask, Draft, ModelDrafter};
 use forward::Forward;
 use simd::Isa;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Instant;
 use team::Team;
 
@@ -31,7 +31,6 @@ pub struct Cpu {
     team: Team,
     target: Forward,
     drafter: Drafting,
-    judge: Option<Arc<Judge>>,
     context: usize,
     sequence: Option<Sequence>,
     /// Steps asked for and not yet read; a step runs when its result is read.
@@ -85,7 +84,6 @@ impl Cpu {
             team,
             target: Forward::new(setup.target.clone(), setup.context + MAX_ROWS),
             drafter,
-            judge: setup.judge.clone(),
             context: setup.context,
             sequence: None,
             queue: VecDeque::new(),
@@ -122,7 +120,7 @@ impl Cpu {
         let shape = step.shape.cut(room - 1);
         let mut philox = Philox::new(request.seed, request.sequence).at_step(sequence.step);
 
-        let judge = self
+        let judge = step
             .judge
             .as_deref()
             .filter(|_| step.policy.rule.needs_scores());
@@ -340,6 +338,15 @@ impl Device for Cpu {
                 "the KL rule compares with the drafter's own distribution; this drafter has none, a model has"
                     .to_owned(),
             ));
+        }
+        if let Some(judge) = &step.judge {
+            let draft = match &self.drafter {
+                Drafting::Model(draft) => Some(&*draft.forward().model),
+                Drafting::Host(_) => None,
+            };
+            judge
+                .check(&self.target.model, draft, true)
+                .map_err(|e| DeviceError::Judge(e.to_string()))?;
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
