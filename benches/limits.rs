@@ -1,5 +1,6 @@
 //! The CPU pass against what the machine can do: every figure is a ratio of two times
-//! taken in turn in this one process.
+//! taken one right after the other in this one process, and the median of these ratios over
+//! all rounds. On a shared machine both times of a round suffer alike.
 //!
 //! `cargo bench --bench limits` prints, for SmolLM2 in bf16:
 //! one-row pass over a plain read of the same bytes by the same threads; 8 and 32 rows
@@ -37,60 +38,60 @@ fn main() {
     println!("{}; {}", device.describe(), dir.display());
 
     let mut read = Samples::default();
-    let mut rows: Vec<(usize, Samples)> = [1, 8, 32, 512].map(|n| (n, Samples::default())).into();
-    let mut peaks = Samples::default();
+    let mut rows = [1, 8, 32, 512].map(|n| (n, Samples::default(), Samples::default()));
     for _ in 0..rounds {
         read.time(|| read_weights(&model, threads));
-        for (n, samples) in &mut rows {
+        for (n, samples, peaks) in &mut rows {
             samples.time(|| pass(&mut device, *n));
             peaks.time(|| fma_rounds_on(threads));
         }
     }
-    // the best of all rounds: what the machine can do, not what it did beside this pass
-    let peak = fma_flops(threads) / peaks.best();
     let bytes = model.weights.bytes();
-    let seconds = read.median();
     println!(
         "read of {:.0} MB by {threads} threads   {:8.2} ms  ({:.1} GB/s)",
         bytes as f64 / 1e6,
-        1e3 * seconds,
-        bytes as f64 / seconds / 1e9
+        1e3 * read.median(),
+        bytes as f64 / read.median() / 1e9
     );
-    println!("f32 FMA peak                  {:8.1} GFLOP/s", peak / 1e9);
-    let one = rows[0].1.median();
-    for (n, samples) in &rows {
-        let time = samples.median();
+    let best = rows
+        .iter()
+        .map(|(_, _, p)| p.best())
+        .fold(f64::MAX, f64::min);
+    println!(
+        "f32 FMA peak                  {:8.1} GFLOP/s, {:.1} in the best round",
+        fma_flops(threads) / rows[0].2.median() / 1e9,
+        fma_flops(threads) / best / 1e9
+    );
+    let [one, eight, many, prompt] = &rows;
+    let share = |(n, samples, peaks): &(usize, Samples, Samples)| {
+        100.0 * flops(&model, *n) / fma_flops(threads) * peaks.over(samples)
+    };
+    for row in &rows {
         println!(
-            "pass of {n:3} rows              {:8.2} ms  {:6.2} x one row, {:5.1} % of the FMA peak",
-            1e3 * time,
-            time / one,
-            100.0 * flops(&model, *n) / time / peak
+            "pass of {:3} rows              {:8.2} ms  {:6.2} x one row, {:5.1} % of the FMA peak",
+            row.0,
+            1e3 * row.1.median(),
+            row.1.over(&one.1),
+            share(row)
         );
     }
-    let share = |n: usize| {
-        let time = rows
-            .iter()
-            .find(|(m, _)| *m == n)
-            .map_or(f64::NAN, |r| r.1.median());
-        (time / one, 100.0 * flops(&model, n) / time / peak)
-    };
     println!("\nratio                                      found    limit");
     println!(
         "one row / plain read                      {:6.2}     1.35",
-        one / seconds
+        one.1.over(&read)
     );
     println!(
         "8 rows / one row                          {:6.2}     2.00",
-        share(8).0
+        eight.1.over(&one.1)
     );
     println!(
         "32 rows / one row                         {:6.2}     5.00  (or {:.0} % of peak, 70 asked)",
-        share(32).0,
-        share(32).1
+        many.1.over(&one.1),
+        share(many)
     );
     println!(
         "512 rows, % of the FMA peak               {:6.1}     60.0",
-        share(512).1
+        share(prompt)
     );
     memory(&dir, &model);
 }
@@ -110,10 +111,23 @@ impl Samples {
     }
 
     fn median(&self) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort();
-        sorted[sorted.len() / 2].as_secs_f64()
+        median(self.0.iter().map(Duration::as_secs_f64).collect())
     }
+
+    /// The median ratio of the times of a round.
+    fn over(&self, other: &Samples) -> f64 {
+        let pairs = self.0.iter().zip(&other.0);
+        median(
+            pairs
+                .map(|(a, b)| a.as_secs_f64() / b.as_secs_f64())
+                .collect(),
+        )
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// One pass of a chain behind 16 committed positions (none for a prompt), with the logits

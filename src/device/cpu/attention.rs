@@ -11,7 +11,7 @@
 //! [`PAIRS`] (row, query head) pairs that share a KV head.
 
 use super::cache::{LayerCache, TILE};
-use super::simd::{Simd, entry_points, exp};
+use super::simd::{Isa, Simd, entry_points, exp};
 use super::team::{Shared, Team};
 
 /// Positions of one online-softmax split.
@@ -86,6 +86,7 @@ impl Partial {
 
 /// Fills `out`.
 pub(super) fn attention(team: &Team, a: Attention<'_>) {
+    let isa = team.isa();
     let group = a.heads / a.kv_heads;
     let pairs = a.views.len() * group;
     let blocks = pairs.div_ceil(PAIRS);
@@ -102,7 +103,7 @@ pub(super) fn attention(team: &Team, a: Attention<'_>) {
                 let (kv_head, block) = block_of(task);
                 let mut running = empty(block.len(), a.cache.value_stride);
                 for split in 0..splits {
-                    let next = one_split(team, &a, kv_head, block.clone(), split);
+                    let next = one_split(isa, &a, kv_head, block.clone(), split);
                     running.iter_mut().zip(&next).for_each(|(r, n)| r.add(n));
                 }
                 write(&a, kv_head, block, &running);
@@ -116,7 +117,7 @@ pub(super) fn attention(team: &Team, a: Attention<'_>) {
         team.each(tasks * splits, 1, |range| {
             for t in range {
                 let (kv_head, block) = block_of(t / splits);
-                let partial = one_split(team, &a, kv_head, block, t % splits);
+                let partial = one_split(isa, &a, kv_head, block, t % splits);
                 // SAFETY: element t is this task's own.
                 unsafe { *slots.at(t, 1) = partial };
             }
@@ -142,16 +143,17 @@ fn write(a: &Attention<'_>, kv_head: usize, block: std::ops::Range<usize>, done:
     for (pair, partial) in block.zip(done) {
         let head = kv_head * group + pair % group;
         let out = a.out.at((pair / group * a.heads + head) * d, d);
-        for i in 0..d {
-            // SAFETY: this (row, head) belongs to this block alone.
-            unsafe { *out.add(i) = partial.acc[i] / partial.sum };
+        // SAFETY: this (row, head) belongs to this block alone.
+        let out = unsafe { std::slice::from_raw_parts_mut(out, d) };
+        for (out, sum) in out.iter_mut().zip(&partial.acc) {
+            *out = sum / partial.sum;
         }
     }
 }
 
 /// Softmax and weighted values of one block of pairs over one split.
 fn one_split(
-    team: &Team,
+    isa: Isa,
     a: &Attention<'_>,
     kv_head: usize,
     block: std::ops::Range<usize>,
@@ -181,7 +183,7 @@ fn one_split(
         .collect();
     // SAFETY: slots below `contiguous` and on the paths are inside the cache and
     // written before this region began; q has a row for every view.
-    unsafe { split_kernel(team.isa(), &mut pairs, a.cache, kv_head, from) };
+    unsafe { split_kernel(isa, &mut pairs, a.cache, kv_head, from) };
     pairs.into_iter().map(|p| p.partial).collect()
 }
 
@@ -416,14 +418,15 @@ unsafe fn columns<S: Simd, const P: usize, const D: usize>(
         }
         for i in 0..count {
             let row = values.add(i * stride + at);
-            let mut value = [S::splat(0.0); D];
-            for v in 0..D {
-                value[v] = S::load(row.add(8 * v));
-            }
+            let mut w = [S::splat(0.0); P];
             for p in 0..P {
-                let w = S::splat(*weights[p].add(i));
-                for v in 0..D {
-                    sums[p][v] = S::fma(w, value[v], sums[p][v]);
+                w[p] = S::splat(*weights[p].add(i));
+            }
+            // three weights, one value and twelve sums: all registers there are
+            for v in 0..D {
+                let value = S::load(row.add(8 * v));
+                for p in 0..P {
+                    sums[p][v] = S::fma(w[p], value, sums[p][v]);
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! The KV cache: keys in tiles of 16 positions, values row by row, both f32.
 
+use super::lines::Lines;
 use super::team::Shared;
 use crate::model::Config;
 
@@ -13,9 +14,9 @@ pub(super) const TILE: usize = 16;
 /// zeroed lazily by the system, so a slot never used costs nothing.
 pub(super) struct Cache {
     /// (layer, kv head, tile, head_dim, 16): one load takes 8 positions of one feature
-    keys: Vec<f32>,
+    keys: Lines,
     /// (layer, kv head, slot, value_stride)
-    values: Vec<f32>,
+    values: Lines,
     layers: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
@@ -33,8 +34,8 @@ impl Cache {
         let value_stride = config.head_dim.next_multiple_of(8);
         let heads = layers * config.kv_heads;
         Cache {
-            keys: vec![0.0; heads * capacity * config.head_dim],
-            values: vec![0.0; heads * capacity * value_stride],
+            keys: Lines::zeroed(heads * capacity * config.head_dim),
+            values: Lines::zeroed(heads * capacity * value_stride),
             layers,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,

@@ -6,12 +6,16 @@
 
 use super::attention::{Attention, RowView, attention};
 use super::cache::Cache;
-use super::linear::{Epilogue, GROUP, Order, Packed, Product, linear, pack, padded, swiglu};
+use super::linear::{
+    Epilogue, Order, Packed, Product, group, groups, linear, pack, padded, swiglu,
+};
+use super::lines::Lines;
 use super::simd::{Simd, entry_points};
 use super::team::{Shared, Team};
 use crate::device::{Logits, PassOutput, Want};
 use crate::model::{Config, Dtype, Layer, Model, Tensor};
 use crate::tree::TokenTree;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A loaded model with its KV cache.
@@ -26,27 +30,27 @@ pub(super) struct Forward {
 #[derive(Default)]
 struct Scratch {
     /// [rows, hidden], the residual stream
-    x: Vec<f32>,
+    x: Lines,
     /// [rows, hidden]
-    normed: Vec<f32>,
+    normed: Lines,
     /// [rows, padded(K)] of the product that comes next
-    packed: Vec<f32>,
+    packed: Lines,
     /// [rows, heads * head_dim]
-    q: Vec<f32>,
+    q: Lines,
     /// [rows, kv_heads * head_dim]
-    k: Vec<f32>,
+    k: Lines,
     /// [rows, kv_heads * head_dim]
-    v: Vec<f32>,
+    v: Lines,
     /// [rows, heads * head_dim]
-    attended: Vec<f32>,
+    attended: Lines,
     /// [rows, intermediate]
-    gate: Vec<f32>,
+    gate: Lines,
     /// [rows, intermediate]
-    up: Vec<f32>,
+    up: Lines,
     /// [rows, head_dim / 2]
-    cos: Vec<f32>,
+    cos: Lines,
     /// [rows, head_dim / 2]
-    sin: Vec<f32>,
+    sin: Lines,
 }
 
 /// What the rows of a pass are: their tokens, and what each of them sees.
@@ -103,30 +107,28 @@ impl Forward {
             inverse_frequencies,
             scratch,
         } = self;
-        team.run(|| {
-            let mut run = Run {
-                team,
-                config: &model.config,
-                rows: views.len(),
-                base: cache.len + first,
-                views,
-                s: scratch,
-            };
-            run.embed(&model.weights.embed, &tree.tokens()[first..]);
-            run.angles(inverse_frequencies);
-            let mut output = PassOutput::default();
-            let layers = &model.weights.layers;
-            for layer in 0..=layers.len() {
-                if want.taps.contains(&layer) {
-                    output.taps.push((layer, run.s.x.clone()));
-                }
-                if let Some(weights) = layers.get(layer) {
-                    run.layer(weights, cache, layer);
-                }
+        let mut run = Run {
+            team,
+            config: &model.config,
+            rows: views.len(),
+            base: cache.len + first,
+            views,
+            s: scratch,
+        };
+        run.embed(&model.weights.embed, &tree.tokens()[first..]);
+        run.angles(inverse_frequencies);
+        let mut output = PassOutput::default();
+        let layers = &model.weights.layers;
+        for layer in 0..=layers.len() {
+            if want.taps.contains(&layer) {
+                output.taps.push((layer, run.s.x.to_vec()));
             }
-            run.head(&model.weights.norm, &model.weights.head, want, &mut output);
-            output
-        })
+            if let Some(weights) = layers.get(layer) {
+                run.layer(weights, cache, layer);
+            }
+        }
+        run.head(&model.weights.norm, &model.weights.head, want, &mut output);
+        output
     }
 }
 
@@ -145,7 +147,7 @@ impl Run<'_> {
     /// x = embedding rows
     fn embed(&mut self, embed: &Tensor, tokens: &[u32]) {
         let hidden = self.config.hidden_size;
-        resize(&mut self.s.x, self.rows * hidden);
+        self.s.x.resize(self.rows * hidden);
         for (row, &token) in self.s.x.chunks_exact_mut(hidden).zip(tokens) {
             let size = hidden * embed.dtype.size();
             widen(
@@ -159,8 +161,8 @@ impl Run<'_> {
     /// Rotary angles, position times inverse frequency in f32 as transformers computes them.
     fn angles(&mut self, inverse_frequencies: &[f32]) {
         let half = inverse_frequencies.len();
-        resize(&mut self.s.cos, self.rows * half);
-        resize(&mut self.s.sin, self.rows * half);
+        self.s.cos.resize(self.rows * half);
+        self.s.sin.resize(self.rows * half);
         for (row, view) in self.views.iter().enumerate() {
             for (i, f) in inverse_frequencies.iter().enumerate() {
                 let (sin, cos) = (view.position as f32 * f).sin_cos();
@@ -176,9 +178,9 @@ impl Run<'_> {
 
         // q, k, v = norm(x) W + b
         self.normalise(&w.input_norm);
-        resize(&mut self.s.q, rows * q_width);
-        resize(&mut self.s.k, rows * kv_width);
-        resize(&mut self.s.v, rows * kv_width);
+        self.s.q.resize(rows * q_width);
+        self.s.k.resize(rows * kv_width);
+        self.s.v.resize(rows * kv_width);
         let s = &mut *self.s;
         let products = [
             Product::new(&w.q, Epilogue::Store, Shared::new(&mut s.q)),
@@ -198,7 +200,7 @@ impl Run<'_> {
         self.rotate_and_append(w, cache, layer);
 
         // x += attention(q, k, v) Wo
-        resize(&mut self.s.attended, rows * q_width);
+        self.s.attended.resize(rows * q_width);
         let s = &mut *self.s;
         attention(
             self.team,
@@ -225,8 +227,8 @@ impl Run<'_> {
         // x += (silu(norm(x) Wg) * (norm(x) Wu)) Wd
         self.normalise(&w.post_norm);
         let n = c.intermediate_size;
-        resize(&mut self.s.gate, rows * n);
-        resize(&mut self.s.up, rows * n);
+        self.s.gate.resize(rows * n);
+        self.s.up.resize(rows * n);
         let s = &mut *self.s;
         let products = [
             Product::new(&w.gate, Epilogue::Store, Shared::new(&mut s.gate)),
@@ -251,7 +253,7 @@ impl Run<'_> {
     fn normalise(&mut self, gain: &[f32]) {
         let hidden = self.config.hidden_size;
         let s = &mut *self.s;
-        resize(&mut s.normed, self.rows * hidden);
+        s.normed.resize(self.rows * hidden);
         rms_norm(
             self.team,
             self.config.rms_norm_eps,
@@ -315,7 +317,7 @@ impl Run<'_> {
         };
         let s = &mut *self.s;
         let rows = self.rows - first;
-        resize(&mut s.normed, rows * hidden);
+        s.normed.resize(rows * hidden);
         let eps = self.config.rms_norm_eps;
         rms_norm(self.team, eps, &s.x[first * hidden..], norm, &mut s.normed);
         let logit_rows = match want.logits {
@@ -331,14 +333,9 @@ impl Run<'_> {
             by_order(self.team, x, logit_rows, &mut s.packed, &product, &order);
         }
         if want.hidden {
-            output.last_hidden = s.normed.clone();
+            output.last_hidden = s.normed.to_vec();
         }
     }
-}
-
-/// Buffers grow to the largest pass and keep no old values that anyone reads.
-fn resize(buffer: &mut Vec<f32>, len: usize) {
-    buffer.resize(len, 0.0);
 }
 
 /// Products of the same activations, packed once per order that their weight types need.
@@ -346,7 +343,7 @@ fn by_order(
     team: &Team,
     x: &[f32],
     rows: usize,
-    packed: &mut Vec<f32>,
+    packed: &mut Lines,
     products: &[Product<'_>],
     orders: &[Order],
 ) {
@@ -368,18 +365,21 @@ fn by_order(
     }
 }
 
-fn pack_rows(team: &Team, x: &[f32], rows: usize, order: Order, packed: &mut Vec<f32>) {
+fn pack_rows(team: &Team, x: &[f32], rows: usize, order: Order, packed: &mut Lines) {
     let k = x.len() / rows;
-    resize(packed, rows * padded(k));
-    let out = Shared::new(packed);
-    team.each(rows.div_ceil(GROUP), 2, |groups| {
-        for group in groups {
-            let (first, last) = (group * GROUP, ((group + 1) * GROUP).min(rows));
+    packed.resize(rows * padded(k));
+    let (isa, out) = (team.isa(), Shared::new(packed));
+    team.each(groups(rows), 2, |some| {
+        for g in some {
+            let Range {
+                start: first,
+                end: last,
+            } = group(rows, g);
             let size = (last - first) * padded(k);
             let at = out.at(first * padded(k), size);
             // SAFETY: this group is this task's own.
             let to = unsafe { std::slice::from_raw_parts_mut(at, size) };
-            pack(&x[first * k..last * k], k, order, to);
+            pack(isa, &x[first * k..last * k], k, order, to);
         }
     });
 }

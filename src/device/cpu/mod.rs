@@ -7,6 +7,7 @@ mod cache;
 mod drafting;
 mod forward;
 mod linear;
+mod lines;
 mod simd;
 mod team;
 

@@ -41,7 +41,11 @@ pub(super) trait Simd: Copy + 'static {
     /// The sums of four vectors, each in the order of [`Simd::sum`].
     unsafe fn sum4(a: Self::V, b: Self::V, c: Self::V, d: Self::V) -> [f32; 4];
     unsafe fn largest(v: Self::V) -> f32;
+    /// The eight even and the eight odd ones of sixteen.
+    unsafe fn unzip(low: Self::V, high: Self::V) -> (Self::V, Self::V);
     unsafe fn prefetch(p: *const u8);
+    /// Into the second cache only.
+    unsafe fn prefetch_second(p: *const u8);
 }
 
 /// The same pointer, of which the compiler no longer knows what it has loaded through it:
@@ -193,7 +197,14 @@ impl Simd for Portable {
         v.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
     #[inline(always)]
+    unsafe fn unzip(low: [f32; 8], high: [f32; 8]) -> ([f32; 8], [f32; 8]) {
+        let at = |i: usize| if i < 8 { low[i] } else { high[i - 8] };
+        (lanes!(i => at(2 * i)), lanes!(i => at(2 * i + 1)))
+    }
+    #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
+    unsafe fn prefetch_second(_: *const u8) {}
 }
 
 /// AVX2 with FMA and F16C.
@@ -319,8 +330,25 @@ mod avx2 {
             }
         }
         #[inline(always)]
+        unsafe fn unzip(low: __m256, high: __m256) -> (__m256, __m256) {
+            unsafe {
+                // within 128-bit halves, then the middle quarters change places
+                let place = |v: __m256| {
+                    let v = _mm256_castps_pd(v);
+                    _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(v))
+                };
+                let even = _mm256_shuffle_ps::<0b10_00_10_00>(low, high);
+                let odd = _mm256_shuffle_ps::<0b11_01_11_01>(low, high);
+                (place(even), place(odd))
+            }
+        }
+        #[inline(always)]
         unsafe fn prefetch(p: *const u8) {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn prefetch_second(p: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         }
     }
 }
