@@ -7,6 +7,7 @@ mod demo;
 mod eval;
 mod generate;
 mod info;
+mod judge;
 mod logits;
 mod progress;
 mod setup;
@@ -28,6 +29,8 @@ enum Command {
     Generate(generate::Args),
     /// Write logits and hidden states of given tokens, to compare with any other engine
     Logits(logits::Args),
+    /// Train judges and see what they are
+    Judge(judge::Args),
     /// Show what a model is and what memory it needs
     Info(info::Args),
     /// Compare ways to decode on a task: accuracy against draft tokens kept
@@ -50,6 +53,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Generate(args) => generate::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::Judge(args) => judge::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Demo(args) => demo::run(&args),
@@ -73,6 +77,8 @@ fn is_input(error: &anyhow::Error) -> bool {
             || cause.is::<model::TokenizerError>()
             || cause.is::<model::ChatError>()
             || cause.is::<judge::JudgeError>()
+            || cause.is::<judge::samples::SamplesError>()
+            || cause.is::<judge::train::TrainError>()
             || cause.is::<tree::TreeError>()
             || cause.is::<tree::ShapeError>()
             || cause.is::<verify::PolicyError>()

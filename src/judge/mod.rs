@@ -22,6 +22,7 @@ mod features;
 mod file;
 mod fit;
 pub mod samples;
+pub mod train;
 
 use std::path::PathBuf;
 use std::str::FromStr;
