@@ -2,7 +2,8 @@
 //! features, in float32.
 //!
 //! `cargo bench --bench train` prints, for a linear and a two-layer head, how long the whole
-//! grid of C takes and the most memory the process ever held; `--test` does a small part.
+//! grid of C takes and the most memory the process ever held; `-- linear` and `-- two-layer`
+//! do the one or the other, `--test` does a small part.
 //! The features have what makes hidden states hard to fit: most of their variance in few
 //! directions, and scales and means that differ by orders of magnitude.
 
@@ -18,6 +19,10 @@ const STRONG: usize = 64;
 
 fn main() {
     let short = std::env::args().any(|a| a == "--test");
+    let named: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
     let (samples, features) = if short { (3_000, 256) } else { (69_000, 4_096) };
     let began = Instant::now();
     let run = Run {
@@ -40,6 +45,10 @@ fn main() {
         rayon::current_num_threads()
     );
     for head in [HeadKind::Linear, HeadKind::TwoLayer(64)] {
+        let name = head.to_string();
+        if !named.is_empty() && !named.iter().any(|n| name.starts_with(n.as_str())) {
+            continue;
+        }
         let options = Options {
             head,
             ..Options::default()

@@ -330,19 +330,14 @@ fn a_judge_of_some_features_is_one_mined_with_these_alone() {
         ..run(Method::AutoJudge, 4)
     };
     let shard = mined(&all, 800, 4);
-    let subset = |layout, taps: &[Tap], columns: &[std::ops::Range<usize>]| {
+    let subset = |layout, taps: &[Tap], columns: Vec<usize>| {
         let options = Options {
             layout: Some(layout),
             taps: Some(taps.to_vec()),
             ..options()
         };
         let part = trained(&all, &shard, &options);
-        let pick = |row: &[f32]| -> Vec<f32> {
-            columns
-                .iter()
-                .flat_map(|c| row[c.clone()].to_vec())
-                .collect()
-        };
+        let pick = |row: &[f32]| -> Vec<f32> { columns.iter().map(|&c| row[c]).collect() };
         let alone = Shard {
             features: shard.features.chunks(15).flat_map(pick).collect(),
             ..shard.clone()
@@ -358,9 +353,13 @@ fn a_judge_of_some_features_is_one_mined_with_these_alone() {
             score(&part.judge, &run, &alone, &rows).unwrap()
         );
     };
-    subset(Layout::Dt, &[Tap::Final], &[7..11]);
-    subset(Layout::Dt, &[Tap::Layer(3), Tap::Layer(1)], &[11..15, 3..7]);
-    subset(Layout::DdDt, &[Tap::Layer(1)], &[0..3, 3..7]);
+    subset(Layout::Dt, &[Tap::Final], (7..11).collect());
+    subset(
+        Layout::Dt,
+        &[Tap::Layer(3), Tap::Layer(1)],
+        (11..15).chain(3..7).collect(),
+    );
+    subset(Layout::DdDt, &[Tap::Layer(1)], (0..7).collect());
 }
 
 #[test]
@@ -559,7 +558,7 @@ fn what_cannot_be_trained_is_refused_by_name() {
             &autojudge,
             without_label,
             plain.clone(),
-            "label of sample 3 (prompt of line 2, position 2, rank 1)",
+            "label of sample 3 (prompt of line 2, position 1, rank 1)",
         ),
         (
             &autojudge,

@@ -33,7 +33,7 @@ pub struct At {
 
 impl Ranking {
     /// Sorts samples: the probability that each is acceptable, whether it is unacceptable,
-    /// and the number of the prompt it belongs to. All of one length.
+    /// and the number of the prompt it belongs to, from 0. All of one length.
     pub fn new(scores: &[f32], positive: &[bool], group: &[usize]) -> Ranking {
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
@@ -91,7 +91,7 @@ impl Ranking {
     pub fn auroc_interval(&self, groups: usize, resamples: usize, seed: u64) -> Interval {
         bootstrap(groups, resamples, seed, |drawn| {
             let counts = counts(groups, drawn);
-            self.weighted_auroc(|group| counts[group])
+            self.weighted_auroc(|group| counts.get(group).copied().unwrap_or(0.0))
         })
     }
 
@@ -105,7 +105,7 @@ impl Ranking {
     ) -> Interval {
         bootstrap(groups, resamples, seed, |drawn| {
             let counts = counts(groups, drawn);
-            let weight = |group: usize| counts[group];
+            let weight = |group: usize| counts.get(group).copied().unwrap_or(0.0);
             self.weighted_auroc(weight) - other.weighted_auroc(weight)
         })
     }

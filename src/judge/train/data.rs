@@ -329,20 +329,20 @@ impl Standard {
     pub fn apply(&self, source: &Source, rows: &[usize]) -> Matrix {
         let features = source.features();
         let mut values = vec![0.0; rows.len() * features];
-        let scale: Vec<f32> = self
-            .std
-            .iter()
-            .map(|&s| if s == 0.0 { 1.0 } else { s })
-            .collect();
+        // in float64, where differences of large features do not overflow
+        let scale = |std: f32| if std == 0.0 { 1.0 } else { f64::from(std) };
         values
             .par_chunks_mut(features)
             .zip(rows)
             .for_each_init(Vec::new, |row, (out, &i)| {
                 source.read(i, row);
-                for (((out, &x), &mean), &std) in
-                    out.iter_mut().zip(row.iter()).zip(&self.mean).zip(&scale)
+                for (((out, &x), &mean), &std) in out
+                    .iter_mut()
+                    .zip(row.iter())
+                    .zip(&self.mean)
+                    .zip(&self.std)
                 {
-                    *out = (x - mean) / std;
+                    *out = ((f64::from(x) - f64::from(mean)) / scale(std)) as f32;
                 }
             });
         Matrix { features, values }
@@ -363,12 +363,20 @@ mod tests {
     fn constant_features_and_large_means_are_standardised_safely() {
         let n = 1000;
         let values: Vec<f32> = (0..n)
-            .flat_map(|i| [7.3, 3000.0 + (i % 10) as f32, -0.1, (i % 2) as f32 * 1e-20])
+            .flat_map(|i| {
+                [
+                    7.3,
+                    3000.0 + (i % 10) as f32,
+                    -0.1,
+                    (i % 2) as f32 * 1e-20,
+                    if i == 0 { f32::MIN } else { f32::MAX },
+                ]
+            })
             .collect();
         let source = Source {
             values: &values,
-            width: 4,
-            columns: vec![0..2, 3..4],
+            width: 5,
+            columns: vec![0..2, 3..5],
         };
         let rows: Vec<usize> = (0..n).collect();
         let standard = Standard::fit(&source, &rows);
@@ -378,7 +386,13 @@ mod tests {
         assert!((standard.std[2] / 5e-21 - 1.0).abs() < 1e-5);
         let matrix = standard.apply(&source, &rows[..2]);
         assert_eq!((matrix.rows(), matrix.values[0]), (2, 0.0));
-        assert!((matrix.values[5] - 1.0).abs() < 1e-5, "{:?}", matrix.values);
+        assert!((matrix.values[6] - 1.0).abs() < 1e-5, "{:?}", matrix.values);
+        // one of a thousand: 999 / sqrt(999) deviations below the mean
+        assert!(
+            (matrix.values[3] + 31.607).abs() < 1e-2,
+            "{:?}",
+            matrix.values
+        );
     }
 
     #[test]

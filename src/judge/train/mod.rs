@@ -13,7 +13,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The result depends on samples and options alone, not on the number of threads.
+//! The result depends on samples and options alone, not on the number of threads. Memory
+//! holds the samples and a standardised copy of those trained and validated on, in float32:
+//! for 69,000 samples of 4,096 features 1.9 GiB in all. Two cores fit the eight values of C
+//! to these in two to three minutes (`cargo bench --bench train`).
 
 mod curve;
 mod data;
