@@ -21,7 +21,7 @@ use plotters::prelude::*;
 /// Width and height of one plot in pixels.
 const SIZE: (u32, u32) = (640, 480);
 /// Okabe and Ito's colours without yellow: told apart by colour-blind readers too.
-const COLOURS: [RGBColor; 7] = [
+pub(crate) const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),

@@ -5,7 +5,7 @@ use super::{Evaluation, ModelSpec, Row, Spec};
 use crate::draft::Drafter;
 use crate::engine::Stats;
 use crate::judge::JudgeError;
-use crate::plot::{Plot, Point, Series};
+use crate::plot::{COLOURS, Line, Plot, Point, Series};
 use crate::statistics::{Interval, bootstrap, wilson};
 use crate::task::Task;
 use comfy_table::{CellAlignment, Table, presets};
@@ -395,7 +395,11 @@ impl Report {
                 None => series.push(Series::marked(row.series.clone(), vec![point])),
             }
         }
-        for series in &mut series {
+        for (place, series) in series.iter_mut().enumerate() {
+            // colours repeat
+            if place >= COLOURS.len() {
+                series.line = Line::Dashed;
+            }
             series.points.sort_by(|a, b| a.x.total_cmp(&b.x));
         }
         Plot {

@@ -110,7 +110,7 @@ pub enum EvalError {
         /// The problem.
         id: String,
         /// Why.
-        source: TokenizerError,
+        source: Box<TokenizerError>,
     },
     /// The prompt leaves no room for an answer.
     #[error(
@@ -305,7 +305,10 @@ fn prompts(evaluation: &Evaluation<'_>) -> Result<Vec<Vec<u32>>, EvalError> {
             }
             None => evaluation.tokenizer.encode(&problem.plain, true),
         };
-        let ids = ids.map_err(|source| EvalError::Tokenizer { id: id(), source })?;
+        let ids = ids.map_err(|source| EvalError::Tokenizer {
+            id: id(),
+            source: Box::new(source),
+        })?;
         if ids.len() >= evaluation.context {
             return Err(EvalError::TooLong {
                 id: id(),
