@@ -197,7 +197,7 @@ impl<'a> Miner<'a> {
         let branches = (0..tokens.len())
             .map(|t| Branch::new(t, tokens[t]))
             .collect();
-        let scores = self.score(prompt, tokens, branches)?;
+        let scores = self.score(prompt, tokens, branches, false)?;
         let mut mined = Mined::default();
         for (branch, wrong) in scores.branches.iter().zip(&response.wrong) {
             let best = scores.best[branch.position];
@@ -269,7 +269,7 @@ impl<'a> Miner<'a> {
                 }
             }
         }
-        let scores = self.score(prompt, answer, branches)?;
+        let scores = self.score(prompt, answer, branches, true)?;
         let original = self.final_answer(answer);
         let mut mined = Mined::default();
         for branch in &scores.branches {
@@ -337,7 +337,7 @@ impl<'a> Miner<'a> {
         }
         // what was replaced later stands behind: every prefix is one of the last response
         let branches = found.iter().map(|(branch, _, _)| branch.clone()).collect();
-        let scores = self.score(prompt, &current, branches)?;
+        let scores = self.score(prompt, &current, branches, true)?;
         let mut mined = Mined::default();
         for (branch, (_, target, same)) in scores.branches.iter().zip(&found) {
             let mut sample = self.sample(name, branch, 1, *target);
@@ -348,26 +348,44 @@ impl<'a> Miner<'a> {
         Ok(mined)
     }
 
-    /// Scores and features of substitutions, as branches of token trees.
+    /// Scores and features of substitutions, as branches of token trees. With `cached`,
+    /// target and drafter have just read this prompt.
     fn score(
         &mut self,
         prompt: &[u32],
         answer: &[u32],
         mut branches: Vec<Branch>,
+        cached: bool,
     ) -> Result<Scores, PromptError> {
         let longest = self.options.suffixes.last().copied().unwrap_or(0);
         if self.options.features.layout == Layout::DdDt
             && let Some(draft) = self.reader.device()
         {
             let began = Instant::now();
-            let read = trees::score(draft, prompt, answer, branches, Tail(0), &[Tap::Final]);
+            let read = trees::score(
+                draft,
+                prompt,
+                answer,
+                cached,
+                branches,
+                Tail(0),
+                &[Tap::Final],
+            );
             self.counts.reading += began.elapsed();
             branches = read?.0.branches;
         }
         let began = Instant::now();
         let taps = &self.options.features.taps;
         let target = self.target.as_mut();
-        let (scores, passes) = trees::score(target, prompt, answer, branches, Tail(longest), taps)?;
+        let (scores, passes) = trees::score(
+            target,
+            prompt,
+            answer,
+            cached,
+            branches,
+            Tail(longest),
+            taps,
+        )?;
         self.counts.scoring += began.elapsed();
         self.counts.passes += passes;
         for branch in &scores.branches {

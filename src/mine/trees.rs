@@ -97,12 +97,14 @@ struct Window {
     next: usize,
 }
 
-/// Scores the branches, positions ascending, on a device whose sequence is forgotten; also
-/// the number of passes. `taps` are appended to each branch's features.
+/// Scores the branches, positions ascending; also the number of passes. `taps` are appended
+/// to each branch's features. With `cached`, the device has read this prompt last; it
+/// forgets what came behind it.
 pub(super) fn score(
     device: &mut dyn Device,
     prompt: &[u32],
     answer: &[u32],
+    cached: bool,
     branches: Vec<Branch>,
     tail: Tail,
     taps: &[Tap],
@@ -115,18 +117,17 @@ pub(super) fn score(
         best: vec![0; answer.len()],
         branches,
     };
-    device.rollback(0);
-    // a short prompt rides along in the first pass
-    let ride = prompt.len() + tail.0 + MAX_ROWS / 4 <= MAX_ROWS;
+    device.rollback(if cached { before.len() } else { 0 });
+    let unread = &prompt[device.committed().min(before.len())..];
     let mut passes = 0;
-    let mut lead: Vec<u32> = match ride {
-        true => prompt.to_vec(),
-        false => {
-            prefill(device, before, &Want::default())?;
-            passes += before.len().div_ceil(MAX_ROWS);
-            vec![*last]
-        }
-    };
+    let mut lead = vec![*last];
+    if unread.len() + tail.0 + MAX_ROWS / 4 <= MAX_ROWS {
+        // what is left of the prompt rides along in the first pass
+        lead = unread.to_vec();
+    } else {
+        prefill(device, &unread[..unread.len() - 1], &Want::default())?;
+        passes += (unread.len() - 1).div_ceil(MAX_ROWS);
+    }
     let want = want(taps);
     let (mut from, mut next) = (0, 0);
     while from < answer.len() {
@@ -141,7 +142,6 @@ pub(super) fn score(
         from = window.next;
         lead = vec![if from == 0 { *last } else { answer[from - 1] }];
     }
-    device.rollback(0);
     Ok((scores, passes))
 }
 

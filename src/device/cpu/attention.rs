@@ -11,8 +11,10 @@
 //! [`PAIRS`] (row, query head) pairs that share a KV head.
 
 use super::cache::{LayerCache, TILE};
+use super::lines::Lines;
 use super::simd::{Isa, Simd, entry_points, exp};
 use super::team::{Shared, Team};
+use std::cell::RefCell;
 
 /// Positions of one online-softmax split.
 const SPLIT: usize = 512;
@@ -161,30 +163,39 @@ fn one_split(
 ) -> Vec<Partial> {
     let (group, d) = (a.heads / a.kv_heads, a.cache.head_dim);
     let from = split * SPLIT;
-    let mut pairs: Vec<Pair> = block
-        .map(|pair| {
-            let view = &a.views[pair / group];
-            let (visible, contiguous) = view.visible(from);
-            let head = kv_head * group + pair % group;
-            Pair {
-                q: a.q[(pair / group * a.heads + head) * d..].as_ptr(),
-                visible,
-                contiguous,
-                path: if visible > contiguous {
-                    let first = from + contiguous - view.contiguous;
-                    &view.path[first..first + visible - contiguous]
-                } else {
-                    &[]
-                },
-                scores: [f32::NEG_INFINITY; SPLIT],
-                partial: Partial::empty(a.cache.value_stride),
-            }
-        })
-        .collect();
-    // SAFETY: slots below `contiguous` and on the paths are inside the cache and
-    // written before this region began; q has a row for every view.
-    unsafe { split_kernel(isa, &mut pairs, a.cache, kv_head, from) };
-    pairs.into_iter().map(|p| p.partial).collect()
+    SCORES.with_borrow_mut(|scores| {
+        scores.resize(PAIRS * SPLIT);
+        let mut pairs: Vec<Pair> = block
+            .zip(scores.chunks_exact_mut(SPLIT))
+            .map(|(pair, scores)| {
+                let view = &a.views[pair / group];
+                let (visible, contiguous) = view.visible(from);
+                let head = kv_head * group + pair % group;
+                Pair {
+                    q: a.q[(pair / group * a.heads + head) * d..].as_ptr(),
+                    visible,
+                    contiguous,
+                    path: if visible > contiguous {
+                        let first = from + contiguous - view.contiguous;
+                        &view.path[first..first + visible - contiguous]
+                    } else {
+                        &[]
+                    },
+                    scores,
+                    partial: Partial::empty(a.cache.value_stride),
+                }
+            })
+            .collect();
+        // SAFETY: slots below `contiguous` and on the paths are inside the cache and
+        // written before this region began; q has a row for every view.
+        unsafe { split_kernel(isa, &mut pairs, a.cache, kv_head, from) };
+        pairs.into_iter().map(|p| p.partial).collect()
+    })
+}
+
+thread_local! {
+    /// Scores of a block's pairs, [PAIRS, SPLIT]; each is written before it is read.
+    static SCORES: RefCell<Lines> = RefCell::default();
 }
 
 struct Pair<'a> {
@@ -195,7 +206,7 @@ struct Pair<'a> {
     contiguous: usize,
     /// slots of the others
     path: &'a [usize],
-    scores: [f32; SPLIT],
+    scores: &'a mut [f32], // [SPLIT]
     partial: Partial,
 }
 

@@ -637,26 +637,36 @@ unsafe fn finish<S: Simd, const M: usize, const R: usize>(
 ) {
     // SAFETY: these elements of `out` belong to this panel; bias is [n] or null.
     unsafe {
-        let write = |i: usize, y: f32| {
-            let (r, m) = (i / M, i % M);
-            let y = if p.bias.is_null() {
-                y
-            } else {
-                y + *p.bias.add(n + m)
-            };
-            let out = p.out.add((row + r) * p.n + n + m);
-            *out = if p.add { *out + y } else { y };
-        };
         let at = |i: usize| sums[i % M][i / M];
+        let mut y = [[0f32; M]; R];
+        let flat = y.as_flattened_mut();
         let fours = M * R / 4 * 4;
         for i in (0..fours).step_by(4) {
-            let y = S::sum4(at(i), at(i + 1), at(i + 2), at(i + 3));
-            for j in 0..4 {
-                write(i + j, y[j]);
-            }
+            let four = S::sum4(at(i), at(i + 1), at(i + 2), at(i + 3));
+            flat[i..i + 4].copy_from_slice(&four);
         }
         for i in fours..M * R {
-            write(i, S::sum(at(i)));
+            flat[i] = S::sum(at(i));
+        }
+        if !p.bias.is_null() {
+            let bias = p.bias.add(n).cast::<[f32; M]>().read_unaligned();
+            for y in &mut y {
+                for m in 0..M {
+                    y[m] += bias[m];
+                }
+            }
+        }
+        // whole rows at a time: M neighbours are one store
+        let out = p.out.add(row * p.n + n);
+        for (r, y) in y.iter_mut().enumerate() {
+            let out = out.add(r * p.n).cast::<[f32; M]>();
+            if p.add {
+                let before = out.read_unaligned();
+                for m in 0..M {
+                    y[m] += before[m];
+                }
+            }
+            out.write_unaligned(*y);
         }
     }
 }
