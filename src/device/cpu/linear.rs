@@ -594,6 +594,9 @@ unsafe fn wide_strip<S: Simd, const R: usize>(p: Panel, row: usize, ahead: &mut 
             // the activations that come next stand behind these: a share of them a tile
             let next = x.wrapping_add(range.len() * R * CHUNK);
             let lines = (range.len() * R).div_ceil(tiles);
+            if range.end == chunks {
+                fetch_outputs::<S>(p, row..row + R);
+            }
             for tile in 0..tiles {
                 ahead.fetch::<S>();
                 for line in 0..lines {
@@ -623,6 +626,19 @@ unsafe fn wide_strip<S: Simd, const R: usize>(p: Panel, row: usize, ahead: &mut 
                     finish::<S, 1, R>(p, row, p.first + n, &[sums[0]]);
                 }
             }
+        }
+    }
+}
+
+/// Asks for the places that a strip will write: a tile writes a few bytes to each of its
+/// rows, and would wait for every line that is in no cache.
+#[inline(always)]
+unsafe fn fetch_outputs<S: Simd>(p: Panel, rows: Range<usize>) {
+    for row in rows {
+        let out = p.out.wrapping_add(row * p.n);
+        for n in (p.first..p.last).step_by(LINE_BYTES / size_of::<f32>()) {
+            // SAFETY: a prefetch touches nothing.
+            unsafe { S::prefetch(out.wrapping_add(n).cast()) };
         }
     }
 }
