@@ -88,7 +88,9 @@ fn is_input(error: &anyhow::Error) -> bool {
             || cause.is::<task::TaskError>()
             || cause.is::<task::CheckError>()
             || cause.is::<task::SandboxError>()
-            || cause.is::<mine::PromptError>()
+            || cause
+                .downcast_ref::<mine::MineError>()
+                .is_some_and(mine::MineError::is_input)
             || cause.is::<eval::RowsError>()
             || cause
                 .downcast_ref::<eval::EvalError>()

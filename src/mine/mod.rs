@@ -46,6 +46,8 @@ pub struct Options {
     pub ranks: usize,
     /// Most tokens of an answer.
     pub max_tokens: usize,
+    /// Most positions of prompt and answer together: the target's context.
+    pub context: usize,
     /// Tokens at which an answer ends.
     pub stop_tokens: Vec<u32>,
     /// Tokens that no judge rule rescues: no samples are made of them, nor where the
@@ -105,10 +107,8 @@ pub enum PromptError {
     /// Two answers could not be compared.
     #[error(transparent)]
     Check(#[from] CheckError),
-    /// A feature or a score is no number.
-    #[error(
-        "{what} of the substitution at position {position}: found {found}, expected a finite number"
-    )]
+    /// A feature, a score or a logit is no number.
+    #[error("{what} at position {position} of the answer: found {found}, expected a finite number")]
     NotFinite {
         /// Which number.
         what: &'static str,
@@ -221,7 +221,9 @@ impl<'a> Miner<'a> {
         let ended = before
             .last()
             .is_some_and(|t| self.options.stop_tokens.contains(t));
-        if !ended && before.len() < self.options.max_tokens {
+        // an answer that has filled the context is at its end too
+        let full = !before.is_empty() && prompt.len() + before.len() >= self.options.context;
+        if !ended && !full && before.len() < self.options.max_tokens {
             let request = Request {
                 prompt: [prompt, before].concat(),
                 max_tokens: self.options.max_tokens - before.len(),
@@ -244,7 +246,7 @@ impl<'a> Miner<'a> {
         prompt: &[u32],
         answer: &[u32],
         from: usize,
-    ) -> Result<Vec<Vec<u32>>, DeviceError> {
+    ) -> Result<Vec<Vec<u32>>, PromptError> {
         let began = Instant::now();
         let read = self.reader.read(prompt, answer, from, self.options.ranks);
         self.counts.reading += began.elapsed();
@@ -388,6 +390,9 @@ impl<'a> Miner<'a> {
         )?;
         self.counts.scoring += began.elapsed();
         self.counts.passes += passes;
+        if let Some(position) = scores.trunk.iter().position(|log| log.is_nan()) {
+            return Err(not_finite("log-likelihood", position, f32::NAN));
+        }
         for branch in &scores.branches {
             if let Some(found) = branch.features.iter().find(|x| !x.is_finite()) {
                 return Err(not_finite("feature", branch.position, *found));

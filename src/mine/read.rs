@@ -1,6 +1,7 @@
 //! The drafter reads an answer along: what would it have said at each position?
 
-use crate::device::{Device, DeviceError, Logits, Want};
+use super::PromptError;
+use crate::device::{Device, Logits, Want};
 use crate::draft::Ngram;
 use crate::tree::{Shape, TokenTree};
 
@@ -51,12 +52,13 @@ impl Reader {
         answer: &[u32],
         from: usize,
         ranks: usize,
-    ) -> Result<Vec<Vec<u32>>, DeviceError> {
+    ) -> Result<Vec<Vec<u32>>, PromptError> {
         let all = [prompt, answer].concat();
         let from = prompt.len() + from;
         match self {
             Reader::Ngram(ngram) => {
-                let next = |end: usize| ngram.propose(&all[..end], &Shape::Chain(1));
+                let shape = Shape::Levels(vec![ranks]);
+                let next = |end: usize| ngram.propose(&all[..end], &shape);
                 Ok((from..all.len())
                     .map(|end| next(end).tokens().to_vec())
                     .collect())
@@ -89,7 +91,15 @@ impl Reader {
                     seen.extend_from_slice(&all[at..end]);
                     if logits == Logits::All {
                         let width = output.logits.len() / rows.len();
-                        for row in output.logits.chunks_exact(width) {
+                        for (i, row) in output.logits.chunks_exact(width).enumerate() {
+                            // the best of them would be any
+                            if row.iter().any(|z| z.is_nan()) {
+                                return Err(PromptError::NotFinite {
+                                    what: "logit of the drafter",
+                                    position: at + i + 1 - prompt.len(),
+                                    found: f64::NAN,
+                                });
+                            }
                             best.push(top(&row[..width.min(*vocab_size)], ranks));
                         }
                     }

@@ -2,8 +2,10 @@
 
 use super::{Labelled, Mined, Miner, PromptError};
 use crate::judge::samples::{Prompt, Run, SamplesError, Shard, shards};
+use crate::output::OutputError;
 use std::collections::HashSet;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A shard is written after so many prompts, ...
@@ -58,6 +60,22 @@ pub enum MineError {
     /// Samples could not be written or read.
     #[error(transparent)]
     Samples(#[from] SamplesError),
+    /// Two runs at once would overwrite each other's shards.
+    #[error("{}: another run is mining into this folder, expected none", dir.display())]
+    Busy {
+        /// The folder.
+        dir: PathBuf,
+    },
+}
+
+impl MineError {
+    /// Whether the user's input is at fault, rather than the machine or the moment.
+    pub fn is_input(&self) -> bool {
+        !matches!(
+            self,
+            MineError::Samples(SamplesError::Output(_)) | MineError::Busy { .. }
+        )
+    }
 }
 
 /// Mines every item that is not in the folder yet. `progress` is called after each and
@@ -68,6 +86,7 @@ pub fn run(
     progress: &mut dyn FnMut(&Miner<'_>) -> bool,
 ) -> Result<Summary, MineError> {
     job.run.begin(job.out)?;
+    let _lock = lock(job.out)?;
     let numbers = shards(job.out)?;
     let mut done: HashSet<String> = HashSet::new();
     for &number in &numbers {
@@ -119,6 +138,26 @@ pub fn run(
     }
     write(&mut shard, job.out, &mut number)?;
     Ok(summary)
+}
+
+/// Holds the folder until the file is dropped, or the process ends however it ends.
+fn lock(dir: &Path) -> Result<File, MineError> {
+    let path = dir.join(".lock");
+    let file = File::create(&path).map_err(|source| OutputError { path, source });
+    let file = file.map_err(SamplesError::from)?;
+    #[cfg(unix)]
+    {
+        use rustix::fs::{FlockOperation, flock};
+        // a file system without locks does not stop a run
+        if flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .is_err_and(|e| e == rustix::io::Errno::WOULDBLOCK)
+        {
+            return Err(MineError::Busy {
+                dir: dir.to_owned(),
+            });
+        }
+    }
+    Ok(file)
 }
 
 /// Writes a shard that is not empty, and begins the next.

@@ -167,6 +167,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         suffixes,
         ranks: args.ranks,
         max_tokens: args.max_tokens,
+        context,
         stop_tokens: target.generation.eos.clone(),
         guard: default_guard(&target, &tokenizer)
             .into_iter()
@@ -291,12 +292,12 @@ fn checker(args: &Args) -> anyhow::Result<Option<Checker>> {
                 "--method autojudge compares final answers, found no way to: give --task or --checker",
             ));
         }
-        if args.ranks != 1 {
-            return Err(usage(format!(
-                "--ranks {}: AutoJudge's search follows the drafter's first choice; --ranks is for selfjudge",
-                args.ranks
-            )));
-        }
+    }
+    if args.method != Method::SelfJudge && args.ranks != 1 {
+        return Err(usage(format!(
+            "--ranks {}: {} has one substitute per position; --ranks is for --method selfjudge",
+            args.ranks, args.method
+        )));
     }
     match args.method {
         Method::Labels => Ok(None),
