@@ -3,12 +3,14 @@
 PYTHON ?= python3
 # seconds for each fuzz target
 FUZZ_SECONDS ?= 60
+RAY ?= ray==2.60.0
 
-.PHONY: help demo test bench fuzz smollm2 clean
+.PHONY: help demo test test-ray bench fuzz smollm2 clean
 
 help:
 	@echo 'make demo     answer problems with the small pair in models/demo, five ways side by side'
 	@echo 'make test     formatting, lints, tests, doc tests, one short pass over every bench'
+	@echo 'make test-ray mine over a local Ray cluster, and lose a worker on the way'
 	@echo 'make bench    the benches, timed'
 	@echo 'make fuzz     every fuzz target, FUZZ_SECONDS=$(FUZZ_SECONDS) each'
 	@echo 'make smollm2  fetch SmolLM2-135M-Instruct into models/smollm2-135m'
@@ -24,6 +26,16 @@ test:
 	$(MAKE) --no-print-directory smollm2
 	cargo test --quiet
 	cargo bench --quiet --bench '*' -- --test
+
+# Ray comes into .venv, one folder per version; mining works without it.
+test-ray: .venv/$(RAY)
+	cargo build --release
+	.venv/$(RAY)/bin/python scripts/test_mine_on_ray.py $${CARGO_TARGET_DIR:-target}/release/gavel
+
+.venv/$(RAY):
+	$(PYTHON) -m venv .venv/making
+	.venv/making/bin/python -m pip install -q --disable-pip-version-check $(RAY)
+	mv .venv/making $@
 
 bench: smollm2
 	cargo bench --bench '*'
@@ -41,4 +53,4 @@ smollm2:
 
 clean:
 	cargo clean
-	rm -rf fuzz/target models/smollm2-135m models/.python models/.fetch models/.fetch.lock
+	rm -rf fuzz/target models/smollm2-135m models/.python models/.fetch models/.fetch.lock .venv
