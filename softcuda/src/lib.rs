@@ -14,6 +14,8 @@
 
 pub mod counts;
 pub mod device;
+mod driver;
 pub mod exec;
 pub mod memory;
 pub mod ptx;
+pub mod report;

@@ -244,7 +244,7 @@ pub struct HostNodeParams {
 
 /// `CUgraphEdgeData`
 #[repr(C)]
-#[derive(Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct EdgeData {
     /// 0: completion; 1: the point at which all blocks have called `launch_dependents`; 2: all
     /// blocks have begun.

@@ -6,11 +6,12 @@ use std::ffi::CStr;
 pub type CUresult = u32;
 
 /// What driver functions return inside: `Err` holds a code other than success.
-pub type Result<T = ()> = std::result::Result<T, CUresult>;
+pub type Result<T = (), E = CUresult> = std::result::Result<T, E>;
 
 macro_rules! codes {
     ($($name:ident = $code:literal, $text:literal;)*) => {
-        $(#[doc = $text] pub const $name: CUresult = $code;)*
+        // The list is whole, whether this driver gives a code or not.
+        $(#[doc = $text] #[allow(dead_code)] pub const $name: CUresult = $code;)*
 
         /// Name and text of a code, or `None` for a number that is no code.
         pub fn describe(code: CUresult) -> Option<(&'static CStr, &'static CStr)> {
