@@ -1,5 +1,20 @@
 //! Execution: decoded kernels, warps, schedulers, checks.
 
+mod access;
+mod convert;
+pub(crate) mod decode;
+mod float;
+mod flow;
+mod lanes;
+mod machine;
+mod mma;
+mod ops;
+mod order;
+mod select;
+mod shared;
+mod sync;
+mod warp;
+
 use crate::counts::Counts;
 use crate::device::Model;
 use crate::memory::Memory;
@@ -72,6 +87,7 @@ pub struct Kernel {
     pub spill_bytes: u32,
     /// Major and minor number of the PTX target.
     pub target: (u32, u32),
+    pub(crate) code: ops::Code,
 }
 
 /// One grid to run.
@@ -224,14 +240,5 @@ pub fn launch(
     options: &Options,
     grids: &[Launch],
 ) -> Result<Vec<Counts>, Box<Violation>> {
-    let _ = (memory, model, options);
-    Ok(grids
-        .iter()
-        .map(|launch| Counts {
-            kernel: launch.kernel.name.clone(),
-            grid: launch.grid,
-            block: launch.block,
-            ..Counts::default()
-        })
-        .collect())
+    machine::launch(memory, model, options, grids)
 }
