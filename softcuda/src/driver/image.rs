@@ -336,6 +336,32 @@ mod tests {
     }
 
     #[test]
+    fn files_of_nvcc_are_read_whatever_compressed_them() {
+        let files: [&[u8]; 3] = [
+            include_bytes!("../../tests/driver/fixtures/plain.fatbin"),
+            include_bytes!("../../tests/driver/fixtures/lz4.fatbin"),
+            include_bytes!("../../tests/driver/fixtures/zstd.fatbin"),
+        ];
+        for (device, target) in [("h100", ".target sm_90"), ("a100", ".target sm_80")] {
+            let model = Model::named(device).unwrap();
+            let images = files.map(|file| read(file, model).unwrap());
+            for image in &images {
+                assert_eq!(image.ptx.trim(), images[0].ptx.trim());
+                assert!(image.ptx.contains(target), "{device}");
+                let resources = image.resources.as_ref().unwrap();
+                // what cuobjdump says of them
+                assert!(
+                    resources.contains(
+                        "Function properties for mixed\n    0 bytes stack frame, 0 bytes spill \
+                         stores, 0 bytes spill loads\nptxas info    : Used 18 registers\n"
+                    ),
+                    "{resources}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn machine_code_alone_has_no_binary_for_this_device() {
         for file in [fat(&[(KIND_ELF, 90, b"\x7fELF")]), b"\x7fELF\x02".to_vec()] {
             let refusal = read(&file, h100()).unwrap_err();

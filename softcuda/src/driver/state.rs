@@ -128,7 +128,7 @@ impl<T> Store<T> {
     /// Says what is wrong with a handle that names nothing.
     fn refuse(&self, handle: Handle) -> CUresult {
         if handle > self.prefix && handle <= self.prefix + 16 * self.issued {
-            say!("{:#x} names a {} that was destroyed before", handle, self.name);
+            say!("{:#x} names {} that was destroyed before", handle, self.name);
         }
         self.unknown
     }
@@ -332,27 +332,27 @@ pub struct State {
 
 impl State {
     fn new(report: Report) -> State {
-        let mut contexts = Store::new(0x11, "context");
+        let mut contexts = Store::new(0x11, "a context");
         contexts.unknown = ERROR_INVALID_CONTEXT;
-        let mut pools = Store::new(0x19, "memory pool");
+        let mut pools = Store::new(0x19, "a memory pool");
         let default_pool = pools.add(Pool::default());
         State {
             contexts,
             primary: None,
             primary_users: 0,
             primary_flags: 0,
-            streams: Store::new(0x12, "stream"),
-            events: Store::new(0x13, "event"),
-            modules: Store::new(0x14, "module"),
-            functions: Store::new(0x15, "function"),
-            libraries: Store::new(0x16, "library"),
-            graphs: Store::new(0x17, "graph"),
-            nodes: Store::new(0x18, "graph node"),
+            streams: Store::new(0x12, "a stream"),
+            events: Store::new(0x13, "an event"),
+            modules: Store::new(0x14, "a module"),
+            functions: Store::new(0x15, "a function"),
+            libraries: Store::new(0x16, "a library"),
+            graphs: Store::new(0x17, "a graph"),
+            nodes: Store::new(0x18, "a graph node"),
             pools,
             default_pool,
             current_pool: default_pool,
-            graph_execs: Store::new(0x1a, "graph executable"),
-            captures: Store::new(0x1b, "capture"),
+            graph_execs: Store::new(0x1a, "a graph executable"),
+            captures: Store::new(0x1b, "a capture"),
             blocks: BTreeMap::new(),
             queue: Queue::default(),
             report,
