@@ -467,10 +467,11 @@ fn attributes_of_a_launch() {
                 (config.attrs, config.numAttrs) = (&mut attribute, 1);
                 sys::cuLaunchKernelEx(&config, add_one, arguments.as_mut_ptr(), null_mut())
             };
-            ok(launch(1, CU_LAUNCH_ATTRIBUTE_PRIORITY, &|v| v.priority = -1));
+            // first, as nothing is before it that it would have to wait for
             ok(launch(1, CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, &|v| {
                 v.programmaticStreamSerializationAllowed = 1;
             }));
+            ok(launch(1, CU_LAUNCH_ATTRIBUTE_PRIORITY, &|v| v.priority = -1));
             ok(launch(1, CU_LAUNCH_ATTRIBUTE_COOPERATIVE, &|v| v.cooperative = 1));
             let too_large = launch(1000, CU_LAUNCH_ATTRIBUTE_COOPERATIVE, &|v| v.cooperative = 1);
             assert_eq!(too_large, CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);

@@ -125,9 +125,7 @@ fn a_graph_is_captured_and_replayed() {
         let add = module.load_function("add").unwrap();
         let twice = module.load_function("twice_plus_one").unwrap();
         let mut p = stream.alloc_zeros::<i32>(N).unwrap();
-        // SAFETY: all of it is overwritten by the copy in the graph.
-        let mut host = unsafe { context.alloc_pinned::<i32>(N) }.unwrap();
-        host.as_mut_slice().unwrap().fill(-1);
+        let mut copy = stream.clone_htod(&vec![-1i32; N]).unwrap();
         let config = LaunchConfig::for_num_elems(N as u32);
         let (by, n) = (1i32, N as i32);
         stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
@@ -138,17 +136,17 @@ fn a_graph_is_captured_and_replayed() {
             stream.launch_builder(&add).arg(&mut p).arg(&by).arg(&n).launch(config).unwrap();
             stream.launch_builder(&twice).arg(&mut p).arg(&n).launch(config).unwrap();
         }
-        stream.memcpy_dtoh(&p, &mut host).unwrap();
+        stream.memcpy_dtod(&p, &mut copy).unwrap();
         let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         let graph = stream.end_capture(flags).unwrap().unwrap();
         graph.upload().unwrap();
         // nothing ran while it was captured
         assert_eq!(stream.clone_dtoh(&p).unwrap(), vec![0; N]);
-        assert_eq!(host.as_slice().unwrap(), vec![-1; N]);
+        assert_eq!(stream.clone_dtoh(&copy).unwrap(), vec![-1; N]);
         for expected in [3, 9, 21] {
             graph.launch().unwrap();
             stream.synchronize().unwrap();
-            assert_eq!(host.as_slice().unwrap(), vec![expected; N]);
+            assert_eq!(stream.clone_dtoh(&copy).unwrap(), vec![expected; N]);
         }
     });
     if let Some(ended) = ended {
