@@ -105,7 +105,9 @@ impl Text {
         }
         // SAFETY: the driver interface asks for a zero-terminated text; null was checked.
         let text = unsafe { CStr::from_ptr(self.0) };
-        text.to_str().map(str::to_owned).map_err(|_| ERROR_INVALID_VALUE)
+        text.to_str()
+            .map(str::to_owned)
+            .map_err(|_| ERROR_INVALID_VALUE)
     }
 }
 
@@ -293,4 +295,50 @@ pub struct GraphExecUpdateResultInfo {
     pub result: u32,
     pub error_node: Handle,
     pub error_from_node: Handle,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cudarc::driver::sys;
+    use std::mem::{align_of, offset_of, size_of};
+
+    macro_rules! same_layout {
+        ($($own:ty, $other:ty;)*) => {$(
+            assert_eq!(size_of::<$own>(), size_of::<$other>(), stringify!($own));
+            assert_eq!(align_of::<$own>(), align_of::<$other>(), stringify!($own));
+        )*};
+    }
+
+    #[test]
+    fn structures_are_laid_out_as_in_the_header() {
+        same_layout! {
+            Uuid, sys::CUuuid;
+            LaunchAttribute, sys::CUlaunchAttribute;
+            LaunchConfig, sys::CUlaunchConfig;
+            KernelNodeParams, sys::CUDA_KERNEL_NODE_PARAMS;
+            Memcpy2d, sys::CUDA_MEMCPY2D;
+            Memcpy3d, sys::CUDA_MEMCPY3D;
+            MemsetNodeParams, sys::CUDA_MEMSET_NODE_PARAMS;
+            HostNodeParams, sys::CUDA_HOST_NODE_PARAMS;
+            MemLocation, sys::CUmemLocation;
+            MemPoolProps, sys::CUmemPoolProps;
+            GraphInstantiateParams, sys::CUDA_GRAPH_INSTANTIATE_PARAMS;
+            GraphExecUpdateResultInfo, sys::CUgraphExecUpdateResultInfo;
+        }
+        assert_eq!(offset_of!(LaunchAttribute, value), offset_of!(sys::CUlaunchAttribute, value));
+        assert_eq!(offset_of!(LaunchConfig, stream), offset_of!(sys::CUlaunchConfig, hStream));
+        assert_eq!(offset_of!(LaunchConfig, attrs), offset_of!(sys::CUlaunchConfig, attrs));
+        let params = offset_of!(sys::CUDA_KERNEL_NODE_PARAMS, kernelParams);
+        assert_eq!(offset_of!(KernelNodeParamsV1, params), params);
+        let kernel = offset_of!(sys::CUDA_KERNEL_NODE_PARAMS, kern);
+        assert_eq!(offset_of!(KernelNodeParams, kernel), kernel);
+        assert_eq!(offset_of!(Memcpy2d, dst_type), offset_of!(sys::CUDA_MEMCPY2D, dstMemoryType));
+        assert_eq!(offset_of!(Memcpy2d, height), offset_of!(sys::CUDA_MEMCPY2D, Height));
+        assert_eq!(offset_of!(Memcpy3d, dst_host), offset_of!(sys::CUDA_MEMCPY3D, dstHost));
+        assert_eq!(offset_of!(Memcpy3d, depth), offset_of!(sys::CUDA_MEMCPY3D, Depth));
+        assert_eq!(offset_of!(MemPoolProps, max_size), 32);
+        let result = offset_of!(sys::CUDA_GRAPH_INSTANTIATE_PARAMS, result_out);
+        assert_eq!(offset_of!(GraphInstantiateParams, result), result);
+    }
 }

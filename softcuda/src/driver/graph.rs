@@ -74,7 +74,12 @@ pub struct GraphExec {
 
 impl EdgeData {
     /// The edge that programmatic dependent launch makes between two launches.
-    pub const PROGRAMMATIC: EdgeData = EdgeData { from_port: 1, to_port: 0, kind: 1, reserved: [0; 5] };
+    pub const PROGRAMMATIC: EdgeData = EdgeData {
+        from_port: 1,
+        to_port: 0,
+        kind: 1,
+        reserved: [0; 5],
+    };
 }
 
 impl NodeOp {
@@ -101,7 +106,9 @@ impl NodeOp {
 
 /// Sorts nodes so that each comes after what it depends on; those that are free to be in any
 /// order keep that of their creation.
-fn sorted<'a>(edges: impl Iterator<Item = (Handle, &'a BTreeMap<Handle, EdgeData>)>) -> Result<Vec<Handle>> {
+fn sorted<'a>(
+    edges: impl Iterator<Item = (Handle, &'a BTreeMap<Handle, EdgeData>)>,
+) -> Result<Vec<Handle>> {
     let mut left: BTreeMap<Handle, usize> = BTreeMap::new();
     let mut dependents: BTreeMap<Handle, Vec<Handle>> = BTreeMap::new();
     for (node, after) in edges {
@@ -111,8 +118,11 @@ fn sorted<'a>(edges: impl Iterator<Item = (Handle, &'a BTreeMap<Handle, EdgeData
         }
     }
     let mut order = Vec::with_capacity(left.len());
-    let mut free: std::collections::BTreeSet<Handle> =
-        left.iter().filter(|(_, count)| **count == 0).map(|(&node, _)| node).collect();
+    let mut free: std::collections::BTreeSet<Handle> = left
+        .iter()
+        .filter(|(_, count)| **count == 0)
+        .map(|(&node, _)| node)
+        .collect();
     while let Some(node) = free.pop_first() {
         order.push(node);
         for next in dependents.remove(&node).unwrap_or_default() {
@@ -125,7 +135,11 @@ fn sorted<'a>(edges: impl Iterator<Item = (Handle, &'a BTreeMap<Handle, EdgeData
         }
     }
     // a circle never becomes free
-    if order.len() == left.len() { Ok(order) } else { Err(ERROR_INVALID_VALUE) }
+    if order.len() == left.len() {
+        Ok(order)
+    } else {
+        Err(ERROR_INVALID_VALUE)
+    }
 }
 
 impl State {
@@ -148,7 +162,12 @@ impl State {
             }
         }
         let node = self.nodes.add(graph);
-        let new = GraphNode { op, after, original: None, shown: None };
+        let new = GraphNode {
+            op,
+            after,
+            original: None,
+            shown: None,
+        };
         self.graphs.get_mut(graph)?.nodes.insert(node, new);
         Ok(node)
     }
@@ -156,7 +175,11 @@ impl State {
     /// A node and the graph it belongs to.
     pub fn node(&mut self, node: Handle) -> Result<&mut GraphNode> {
         let graph = *self.nodes.get(node)?;
-        self.graphs.get_mut(graph)?.nodes.get_mut(&node).ok_or(ERROR_INVALID_HANDLE)
+        self.graphs
+            .get_mut(graph)?
+            .nodes
+            .get_mut(&node)
+            .ok_or(ERROR_INVALID_HANDLE)
     }
 
     /// A copy of a graph with nodes of its own.
@@ -169,7 +192,11 @@ impl State {
         }
         let mut nodes = BTreeMap::new();
         for (old, mut node) in from {
-            node.after = node.after.iter().map(|(from, edge)| (renamed[from], *edge)).collect();
+            node.after = node
+                .after
+                .iter()
+                .map(|(from, edge)| (renamed[from], *edge))
+                .collect();
             node.original = Some(old);
             node.shown = None;
             if let NodeOp::Child(child) = node.op {
@@ -204,15 +231,25 @@ impl State {
         into: &mut BTreeMap<Handle, ExecNode>,
     ) -> Result {
         for (&handle, node) in &self.graphs.get(graph)?.nodes {
-            let after = if node.after.is_empty() { entry } else { &node.after };
-            let mut exec = ExecNode { op: node.op.clone(), after: after.clone(), enabled: true };
+            let after = if node.after.is_empty() {
+                entry
+            } else {
+                &node.after
+            };
+            let mut exec = ExecNode {
+                op: node.op.clone(),
+                after: after.clone(),
+                enabled: true,
+            };
             if let NodeOp::Child(child) = node.op {
                 // What comes after the child waits for a node without work, and that one for the
                 // child's last nodes.
                 self.flatten(child, after, into)?;
                 let nodes = &self.graphs.get(child)?.nodes;
-                let mut last: BTreeMap<_, _> =
-                    nodes.keys().map(|&node| (node, EdgeData::default())).collect();
+                let mut last: BTreeMap<_, _> = nodes
+                    .keys()
+                    .map(|&node| (node, EdgeData::default()))
+                    .collect();
                 for before in nodes.values().flat_map(|node| node.after.keys()) {
                     last.remove(before);
                 }
@@ -229,13 +266,29 @@ impl State {
         let mut nodes = BTreeMap::new();
         self.flatten(graph, &BTreeMap::new(), &mut nodes)?;
         let order = sorted(nodes.iter().map(|(&node, exec)| (node, &exec.after)))?;
-        Ok(GraphExec { context, flags, nodes, order, last: None })
+        Ok(GraphExec {
+            context,
+            flags,
+            nodes,
+            order,
+            last: None,
+        })
     }
 
     /// Submits all nodes of an instantiated graph to a stream that is not capturing.
     pub fn launch_graph(&mut self, exec: Handle, stream: Handle) -> Result {
         self.implicit(stream)?;
         let graph = self.graph_execs.get(exec)?.clone();
+        for node in graph.nodes.values() {
+            // What it uses must still be there.
+            match &node.op {
+                NodeOp::Work(Op::Kernel(work)) => self.functions.get(work.function).map(|_| ())?,
+                NodeOp::Record(event) | NodeOp::Await(event) => {
+                    self.events.get(*event).map(|_| ())?;
+                }
+                _ => {}
+            }
+        }
         let mut before = self.before(stream)?;
         before.extend(graph.last);
         let mut ids: BTreeMap<Handle, u64> = BTreeMap::new();
@@ -277,7 +330,11 @@ impl State {
             ids.insert(*handle, id);
             last.insert(*handle, id);
         }
-        let ends: Vec<u64> = if last.is_empty() { before } else { last.into_values().collect() };
+        let ends: Vec<u64> = if last.is_empty() {
+            before
+        } else {
+            last.into_values().collect()
+        };
         let end = self.submit_node(graph.context, Op::Nothing, &ends, None);
         self.streams.get_mut(stream)?.tail = vec![end];
         self.graph_execs.get_mut(exec)?.last = Some(end);
@@ -309,7 +366,12 @@ impl State {
 
     /// Records a node in the capture of `stream`, which becomes what the next one comes after.
     pub fn record(&mut self, stream: Handle, op: NodeOp, programmatic: bool) -> Result<Handle> {
-        let (capture, tail) = self.streams.get(stream)?.capture.clone().ok_or(ERROR_ILLEGAL_STATE)?;
+        let (capture, tail) = self
+            .streams
+            .get(stream)?
+            .capture
+            .clone()
+            .ok_or(ERROR_ILLEGAL_STATE)?;
         let graph = self.captures.get(capture)?.graph;
         let mut edge = EdgeData::default();
         if programmatic
@@ -424,7 +486,12 @@ impl State {
 
     /// Ends the capture that began in `stream`; gives the graph.
     pub fn end_capture(&mut self, stream: Handle) -> Result<Handle> {
-        let (handle, tail) = self.streams.get(stream)?.capture.clone().ok_or(ERROR_ILLEGAL_STATE)?;
+        let (handle, tail) = self
+            .streams
+            .get(stream)?
+            .capture
+            .clone()
+            .ok_or(ERROR_ILLEGAL_STATE)?;
         let capture = self.captures.get(handle)?;
         if capture.origin != stream {
             return Err(self.spoil(handle, ERROR_STREAM_CAPTURE_UNMATCHED));
@@ -433,7 +500,11 @@ impl State {
             return Err(ERROR_STREAM_CAPTURE_WRONG_THREAD);
         }
         let (graph, into_graph) = (capture.graph, capture.into_graph);
-        let mut outcome = if capture.invalid { Err(ERROR_STREAM_CAPTURE_INVALIDATED) } else { Ok(graph) };
+        let mut outcome = if capture.invalid {
+            Err(ERROR_STREAM_CAPTURE_INVALIDATED)
+        } else {
+            Ok(graph)
+        };
         let joined = self.ancestors(graph, &tail)?;
         for (_, other) in self.streams.iter_mut() {
             if let Some((capture, tail)) = &other.capture

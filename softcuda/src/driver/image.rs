@@ -5,9 +5,7 @@
 //! code version, architecture, flags. The layout is not documented by NVIDIA; it is the one that
 //! `nvcc` 13.0 writes and `cuobjdump` reads back, and the tests compare with files of both.
 
-use super::error::{
-    ERROR_INVALID_IMAGE, ERROR_INVALID_PTX, ERROR_NO_BINARY_FOR_GPU, CUresult,
-};
+use super::error::{CUresult, ERROR_INVALID_IMAGE, ERROR_INVALID_PTX, ERROR_NO_BINARY_FOR_GPU};
 use crate::device::Model;
 use std::fmt::Write;
 
@@ -107,7 +105,10 @@ pub fn read(data: &[u8], model: &Model) -> Result<Image, Refusal> {
                 return refuse(ERROR_INVALID_IMAGE, message);
             }
             let ptx = ptx.to_owned();
-            Ok(Image { ptx, resources: None })
+            Ok(Image {
+                ptx,
+                resources: None,
+            })
         }
     }
 }
@@ -153,8 +154,18 @@ fn entry(data: &[u8]) -> Option<(Entry<'_>, usize)> {
     let unpacked_bytes = u64_at(data, 56)?;
     let end = header_bytes.checked_add(padded)?;
     let stored = data.get(header_bytes..end)?;
-    let data = if packed == 0 { stored } else { stored.get(..packed)? };
-    let entry = Entry { kind, architecture, data, flags, unpacked_bytes };
+    let data = if packed == 0 {
+        stored
+    } else {
+        stored.get(..packed)?
+    };
+    let entry = Entry {
+        kind,
+        architecture,
+        data,
+        flags,
+        unpacked_bytes,
+    };
     // an entry of no bytes would never end the walk
     (end > 0).then_some((entry, end))
 }
@@ -171,7 +182,9 @@ impl Entry<'_> {
             let wrong = |e: &dyn std::fmt::Display| format!("its Zstandard data: {e}");
             let decoder =
                 ruzstd::decoding::StreamingDecoder::new(self.data).map_err(|e| wrong(&e))?;
-            std::io::Read::take(decoder, MAX_BYTES).read_to_end(&mut unpacked).map_err(|e| wrong(&e))?;
+            std::io::Read::take(decoder, MAX_BYTES)
+                .read_to_end(&mut unpacked)
+                .map_err(|e| wrong(&e))?;
             return Ok(unpacked);
         }
         Ok(self.data.to_vec())
@@ -185,9 +198,13 @@ fn fat_binary(data: &[u8], model: &Model) -> Result<Image, Refusal> {
         code: ERROR_INVALID_IMAGE,
         message: "a fat binary whose headers do not fit its length".to_owned(),
     };
-    let header_bytes = number(data, 6).map(u16::from_le_bytes).ok_or_else(damaged)?;
+    let header_bytes = number(data, 6)
+        .map(u16::from_le_bytes)
+        .ok_or_else(damaged)?;
     let size = u64_at(data, 8).ok_or_else(damaged)?;
-    let end = usize::try_from(size).ok().and_then(|s| s.checked_add(header_bytes.into()));
+    let end = usize::try_from(size)
+        .ok()
+        .and_then(|s| s.checked_add(header_bytes.into()));
     let mut rest = end
         .and_then(|end| data.get(usize::from(header_bytes)..end))
         .ok_or_else(damaged)?;
@@ -201,7 +218,8 @@ fn fat_binary(data: &[u8], model: &Model) -> Result<Image, Refusal> {
         let (entry, bytes) = entry(rest).ok_or_else(damaged)?;
         rest = &rest[bytes..];
         let newest = |best: &Option<Entry>| {
-            best.as_ref().is_none_or(|best| best.architecture < entry.architecture)
+            best.as_ref()
+                .is_none_or(|best| best.architecture < entry.architecture)
         };
         let architecture = entry.architecture;
         match entry.kind {
@@ -227,7 +245,11 @@ fn fat_binary(data: &[u8], model: &Model) -> Result<Image, Refusal> {
         let message = format!(
             "the fat binary holds {}; {} of compute capability {major}.{minor} needs PTX of \
              compute_{device} or older",
-            if found.is_empty() { "nothing".to_owned() } else { found.join(", ") },
+            if found.is_empty() {
+                "nothing".to_owned()
+            } else {
+                found.join(", ")
+            },
             model.device_name
         );
         return refuse(ERROR_NO_BINARY_FOR_GPU, message);
@@ -237,7 +259,10 @@ fn fat_binary(data: &[u8], model: &Model) -> Result<Image, Refusal> {
         code: ERROR_INVALID_IMAGE,
         message: format!("{name} in the fat binary: {e}"),
     })?;
-    let end = unpacked.iter().position(|&b| b == 0).unwrap_or(unpacked.len());
+    let end = unpacked
+        .iter()
+        .position(|&b| b == 0)
+        .unwrap_or(unpacked.len());
     let text = String::from_utf8(unpacked[..end].to_vec()).map_err(|_| Refusal {
         code: ERROR_INVALID_PTX,
         message: format!("{name} in the fat binary is no text"),
@@ -245,7 +270,10 @@ fn fat_binary(data: &[u8], model: &Model) -> Result<Image, Refusal> {
     // What the machine code needs says what a launch of it may ask for. It is a help, not a part
     // of the module: code that cannot be read is passed over.
     let resources = code.and_then(|code| resources(&code.unpacked().ok()?, code.architecture));
-    Ok(Image { ptx: text, resources })
+    Ok(Image {
+        ptx: text,
+        resources,
+    })
 }
 
 /// Registers and local memory of each kernel in an ELF file of machine code, as `ptxas -v` would
@@ -256,7 +284,9 @@ fn resources(elf: &[u8], architecture: u32) -> Option<String> {
     let header = object::elf::FileHeader64::<object::LittleEndian>::parse(elf).ok()?;
     let endian = header.endian().ok()?;
     let sections = header.sections(endian, elf).ok()?;
-    let symbols = sections.symbols(endian, elf, object::elf::SHT_SYMTAB).ok()?;
+    let symbols = sections
+        .symbols(endian, elf, object::elf::SHT_SYMTAB)
+        .ok()?;
     let (_, info) = sections.section_by_name(endian, b".nv.info")?;
     let info = info.data(endian, elf).ok()?;
 
@@ -265,7 +295,11 @@ fn resources(elf: &[u8], architecture: u32) -> Option<String> {
     while let Some(head) = u32_at(info, at) {
         let (format, attribute) = (head & 0xff, head >> 8 & 0xff);
         // formats 1 to 3 hold their value in the record's upper half, 4 has bytes behind it
-        let bytes = if format == 4 { (head >> 16) as usize } else { 0 };
+        let bytes = if format == 4 {
+            (head >> 16) as usize
+        } else {
+            0
+        };
         if format == 4 && bytes == 8 {
             let (symbol, value) = (u32_at(info, at + 4)?, u32_at(info, at + 8)?);
             let kernel = kernels.entry(symbol).or_default();
@@ -370,20 +404,31 @@ mod tests {
         let newer = fat(&[(KIND_PTX, 120, b".version 8.7")]);
         let refusal = read(&newer, h100()).unwrap_err();
         assert_eq!(refusal.code, ERROR_NO_BINARY_FOR_GPU);
-        assert!(refusal.message.contains("compute_120"), "{}", refusal.message);
+        assert!(
+            refusal.message.contains("compute_120"),
+            "{}",
+            refusal.message
+        );
     }
 
     #[test]
     fn damaged_files_are_refused() {
         let file = fat(&[(KIND_PTX, 80, b".version 8.0")]);
         for end in 0..file.len() {
-            assert!(read(&file[..end], h100()).is_err(), "{end} bytes of {}", file.len());
+            assert!(
+                read(&file[..end], h100()).is_err(),
+                "{end} bytes of {}",
+                file.len()
+            );
         }
         for (at, value) in [(20, 0xff), (24, 0xff), (31, 0xff), (12, 0xff)] {
             let mut file = file.clone();
             file[at] = value;
             let _ = read(&file, h100());
         }
-        assert_eq!(read(b"no module", h100()).unwrap_err().code, ERROR_INVALID_IMAGE);
+        assert_eq!(
+            read(b"no module", h100()).unwrap_err().code,
+            ERROR_INVALID_IMAGE
+        );
     }
 }

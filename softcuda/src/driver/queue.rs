@@ -7,7 +7,7 @@
 //! without a seed, only what is waited for is done, in order of submission. So a program that
 //! forgets to wait finds old data, and the launches that may overlap are known before they run.
 
-use super::abi::{HostFn, Handle};
+use super::abi::{Handle, HostFn};
 use super::error::*;
 use super::state::{Driver, Guard, State, driver, in_callback, say};
 use crate::counts::Counts;
@@ -80,7 +80,11 @@ pub enum Op {
     Fill(Fill),
     Host(HostCall),
     /// `cuStreamAddCallback`, which is told the stream and the state of the context.
-    Callback { function: super::abi::StreamCallback, stream: Handle, data: usize },
+    Callback {
+        function: super::abi::StreamCallback,
+        stream: Handle,
+        data: usize,
+    },
     /// Reaches an event.
     Record(Handle),
     /// `cuMemFreeAsync`
@@ -116,7 +120,15 @@ pub struct Queue {
 impl Copy {
     /// A copy of `bytes` bytes in a row.
     pub fn linear(from: Place, to: Place, bytes: usize) -> Copy {
-        Copy { from, to, from_pitch: [0; 2], to_pitch: [0; 2], width: bytes, height: 1, depth: 1 }
+        Copy {
+            from,
+            to,
+            from_pitch: [0; 2],
+            to_pitch: [0; 2],
+            width: bytes,
+            height: 1,
+            depth: 1,
+        }
     }
 
     fn bytes(&self) -> u64 {
@@ -199,7 +211,12 @@ impl Queue {
         let mut waits = 0;
         let mut pending = Vec::new();
         let overlaps = overlaps.filter(|before| self.nodes.contains_key(before));
-        for before in after.iter().copied().filter(|&a| Some(a) != overlaps).chain(overlaps) {
+        for before in after
+            .iter()
+            .copied()
+            .filter(|&a| Some(a) != overlaps)
+            .chain(overlaps)
+        {
             if pending.contains(&before) {
                 continue;
             }
@@ -233,7 +250,9 @@ impl Queue {
 
     /// Whether work is a launch that is not done.
     pub fn is_kernel(&self, id: u64) -> bool {
-        self.nodes.get(&id).is_some_and(|node| matches!(node.op, Op::Kernel(_)))
+        self.nodes
+            .get(&id)
+            .is_some_and(|node| matches!(node.op, Op::Kernel(_)))
     }
 
     /// All work that is not done.
@@ -282,8 +301,7 @@ impl Queue {
         let is_wanted = |id: &u64| wanted.is_none_or(|wanted| wanted.contains(id));
         let may_go = |id: &&u64| {
             // a host function may wait for anything the program does: it runs when it must
-            let lazy = seed == 0
-                || matches!(self.nodes[id].op, Op::Host(_) | Op::Callback { .. });
+            let lazy = seed == 0 || matches!(self.nodes[id].op, Op::Host(_) | Op::Callback { .. });
             !lazy || is_wanted(id)
         };
         let free: Vec<u64> = self.ready.iter().filter(may_go).copied().collect();
@@ -317,7 +335,7 @@ impl Queue {
         if !cooperative(first) {
             for &id in &self.ready {
                 // a seed leaves some for later, so that they meet other launches, too
-                let now = seed == 0 || mix(seed ^ mix(self.steps ^ id)) % 4 != 0;
+                let now = seed == 0 || mix(seed ^ mix(self.steps ^ id)) & 3 != 0;
                 if id != first && now && self.is_kernel(id) && !cooperative(id) {
                     chosen.push((id, Beside::Everything));
                 }
@@ -347,7 +365,11 @@ impl State {
     /// What is still pending of a stream's last work.
     pub fn tail(&self, stream: Handle) -> Result<Vec<u64>> {
         let tail = &self.streams.get(stream)?.tail;
-        Ok(tail.iter().copied().filter(|&id| self.queue.is_pending(id)).collect())
+        Ok(tail
+            .iter()
+            .copied()
+            .filter(|&id| self.queue.is_pending(id))
+            .collect())
     }
 
     /// What the next work of `stream` waits for: its own last work, and between the legacy
@@ -372,10 +394,10 @@ impl State {
     pub fn submit(&mut self, stream: Handle, op: Op, programmatic: bool) -> Result<u64> {
         self.implicit(stream)?;
         let before = self.before(stream)?;
-        let overlaps = match before[..] {
-            [only] if programmatic && self.queue.is_kernel(only) => Some(only),
-            _ => None,
-        };
+        // Of what the stream waits for, a launch can only be its own last work: events and graphs
+        // end in work of other kinds.
+        let own = self.tail(stream)?.into_iter().find(|&id| self.queue.is_kernel(id));
+        let overlaps = own.filter(|_| programmatic);
         let context = self.streams.get(stream)?.context;
         let id = self.submit_node(context, op, &before, overlaps);
         self.streams.get_mut(stream)?.tail = vec![id];
@@ -437,7 +459,11 @@ enum Outcome {
 
 /// Does one step of what is free to go: of what `wanted` holds, or of all. False where nothing is
 /// free.
-fn step(mut state: Guard, driver: &'static Driver, wanted: Option<&BTreeSet<u64>>) -> (Guard, bool) {
+fn step(
+    mut state: Guard,
+    driver: &'static Driver,
+    wanted: Option<&BTreeSet<u64>>,
+) -> (Guard, bool) {
     let seed = driver.settings.options.seed;
     let chosen = state.queue.choose(wanted, seed);
     let Some(&(first, _)) = chosen.first() else {
@@ -449,7 +475,7 @@ fn step(mut state: Guard, driver: &'static Driver, wanted: Option<&BTreeSet<u64>
             node.running = true;
         }
     }
-    let context = state.queue.nodes[&first].context;
+    let mut context = state.queue.nodes[&first].context;
     let op = state.queue.nodes[&first].op.clone();
     let outcome: Box<dyn FnOnce() -> Outcome> = match op.clone() {
         Op::Nothing => {
@@ -476,7 +502,11 @@ fn step(mut state: Guard, driver: &'static Driver, wanted: Option<&BTreeSet<u64>
             in_thread(driver, first, run);
             return (state, true);
         }
-        Op::Callback { function, stream, data } => {
+        Op::Callback {
+            function,
+            stream,
+            data,
+        } => {
             let run = move || {
                 if let Some(function) = function {
                     // SAFETY: the program gave the function and vouches for its argument.
@@ -519,7 +549,8 @@ fn step(mut state: Guard, driver: &'static Driver, wanted: Option<&BTreeSet<u64>
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(outcome));
     let mut state = driver.lock();
     state.queue.busy = false;
-    let fault = |what: &str, error: MemoryError| Some((ERROR_ILLEGAL_ADDRESS, format!("{what}: {error}")));
+    let fault =
+        |what: &str, error: MemoryError| Some((ERROR_ILLEGAL_ADDRESS, format!("{what}: {error}")));
     let failure = match outcome {
         Ok(Outcome::Launched(Ok(counts))) => {
             let keep = driver.settings.report.is_some();
@@ -528,7 +559,15 @@ fn step(mut state: Guard, driver: &'static Driver, wanted: Option<&BTreeSet<u64>
             }
             None
         }
-        Ok(Outcome::Launched(Err(violation))) => Some((violation.code, violation.to_string())),
+        Ok(Outcome::Launched(Err(violation))) => {
+            if let Some(node) = chosen
+                .get(violation.grid)
+                .and_then(|(id, _)| state.queue.nodes.get(id))
+            {
+                context = node.context;
+            }
+            Some((violation.code, violation.to_string()))
+        }
         Ok(Outcome::Copied(Ok(unwritten))) => {
             if let Op::Copy(copy) = &op {
                 state.copied(copy, unwritten);
@@ -547,7 +586,10 @@ fn step(mut state: Guard, driver: &'static Driver, wanted: Option<&BTreeSet<u64>
         Ok(Outcome::Copied(Err(error))) => fault("a copy", error),
         Ok(Outcome::Filled(Err(error))) => fault("a fill", error),
         Ok(Outcome::Freed(Err(error))) => fault("a free in a stream", error),
-        Err(_) => Some((ERROR_UNKNOWN, "an error of softcuda itself, see above".to_owned())),
+        Err(_) => Some((
+            ERROR_UNKNOWN,
+            "an error of softcuda itself, see above".to_owned(),
+        )),
     };
     for &(id, _) in &chosen {
         state.queue.done(id);
@@ -566,14 +608,21 @@ fn in_thread(driver: &'static Driver, id: u64, run: impl FnOnce() + Send + 'stat
         driver.lock().queue.done(id);
         driver.changed.notify_all();
     };
-    if std::thread::Builder::new().name("softcuda host function".to_owned()).spawn(body).is_err() {
+    if std::thread::Builder::new()
+        .name("softcuda host function".to_owned())
+        .spawn(body)
+        .is_err()
+    {
         say!("no thread for a host function");
         std::process::abort();
     }
 }
 
 fn sleep(state: Guard, driver: &'static Driver) -> Guard {
-    driver.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    driver
+        .changed
+        .wait(state)
+        .unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits until all of `targets` is done, doing it.
@@ -628,7 +677,11 @@ pub fn start_device() {
             }
         }
     };
-    if std::thread::Builder::new().name("softcuda device".to_owned()).spawn(body).is_err() {
+    if std::thread::Builder::new()
+        .name("softcuda device".to_owned())
+        .spawn(body)
+        .is_err()
+    {
         say!("no thread for the device: work is done only when it is waited for");
     }
 }

@@ -54,7 +54,11 @@ impl Settings {
             Some("groups8") => Accumulate::Groups8,
             Some("groups16") => Accumulate::Groups16,
             Some(other) => {
-                return Err(wrong("SOFTCUDA_MMA", other, "sequential, groups8, groups16"));
+                return Err(wrong(
+                    "SOFTCUDA_MMA",
+                    other,
+                    "sequential, groups8, groups16",
+                ));
             }
         };
         let overlap = match get("SOFTCUDA_OVERLAP").as_deref() {
@@ -137,7 +141,10 @@ mod tests {
             ("SOFTCUDA_RESOURCES", "/no/such/file"),
         ] {
             let message = read(name, value).unwrap_err();
-            assert!(message.starts_with(&format!("{name}={value}: expected")), "{message}");
+            assert!(
+                message.starts_with(&format!("{name}={value}: expected")),
+                "{message}"
+            );
         }
     }
 }

@@ -114,7 +114,13 @@ pub struct Store<T> {
 impl<T> Store<T> {
     fn new(kind: usize, name: &'static str) -> Store<T> {
         let prefix = kind << 40;
-        Store { name, prefix, issued: 0, live: BTreeMap::new(), unknown: ERROR_INVALID_HANDLE }
+        Store {
+            name,
+            prefix,
+            issued: 0,
+            live: BTreeMap::new(),
+            unknown: ERROR_INVALID_HANDLE,
+        }
     }
 
     /// Keeps `value` and issues its handle.
@@ -128,7 +134,11 @@ impl<T> Store<T> {
     /// Says what is wrong with a handle that names nothing.
     fn refuse(&self, handle: Handle) -> CUresult {
         if handle > self.prefix && handle <= self.prefix + 16 * self.issued {
-            say!("{:#x} names {} that was destroyed before", handle, self.name);
+            say!(
+                "{:#x} names {} that was destroyed before",
+                handle,
+                self.name
+            );
         }
         self.unknown
     }
@@ -388,7 +398,16 @@ impl State {
         let id = self.streams.issued as u64;
         let (tail, capture) = (Vec::new(), None);
         let shown = Vec::new();
-        let stream = Stream { context, flags, priority, id, is_default, tail, capture, shown };
+        let stream = Stream {
+            context,
+            flags,
+            priority,
+            id,
+            is_default,
+            tail,
+            capture,
+            shown,
+        };
         self.streams.add(stream)
     }
 
@@ -418,7 +437,10 @@ impl State {
                     return Ok(stream);
                 }
                 let stream = self.new_stream(context, 0, 0, true);
-                self.contexts.get_mut(context)?.per_thread.insert(thread, stream);
+                self.contexts
+                    .get_mut(context)?
+                    .per_thread
+                    .insert(thread, stream);
                 Ok(stream)
             }
             _ => {

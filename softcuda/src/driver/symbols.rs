@@ -37,7 +37,11 @@ macro_rules! unsupported {
 /// Says once of each function that it is not there.
 fn refuse(name: &'static str) -> CUresult {
     static SAID: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
-    if SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(name) {
+    if SAID
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(name)
+    {
         say!("{name} is not supported");
     }
     ERROR_NOT_SUPPORTED
@@ -136,9 +140,14 @@ pub fn all() -> impl Iterator<Item = (&'static str, *const (), bool)> {
         api::stream::TABLE,
     ];
     let of = |table: &'static [(&'static str, Address)], supported| {
-        table.iter().map(move |(name, address)| (*name, address.0, supported))
+        table
+            .iter()
+            .map(move |(name, address)| (*name, address.0, supported))
     };
-    supported.into_iter().flat_map(move |table| of(table, true)).chain(of(UNSUPPORTED, false))
+    supported
+        .into_iter()
+        .flat_map(move |table| of(table, true))
+        .chain(of(UNSUPPORTED, false))
 }
 
 /// What `cuGetProcAddress` finds under a name without a version: the newest one up to what the
@@ -178,7 +187,9 @@ pub fn resolve(name: &str, version: i32) -> Option<*const ()> {
         ("cuStreamWriteValue64", "_v2", 11070),
     ];
     let exact = |wanted: &str| all().find(|(name, ..)| *name == wanted);
-    let suffix = SINCE.iter().find(|(base, _, since)| *base == name && version >= *since);
+    let suffix = SINCE
+        .iter()
+        .find(|(base, _, since)| *base == name && version >= *since);
     let found = match suffix {
         Some((_, suffix, _)) => exact(&format!("{name}{suffix}")),
         // Names with one version only, and names that only exist with a suffix (cuMemAlloc_v2).
@@ -206,7 +217,11 @@ mod tests {
             ("cuStreamGetCaptureInfo", 13000, "cuStreamGetCaptureInfo_v3"),
             ("cuEventElapsedTime", 12000, "cuEventElapsedTime"),
         ] {
-            assert_eq!(resolve(name, version), Some(address(found)), "{name} {version}");
+            assert_eq!(
+                resolve(name, version),
+                Some(address(found)),
+                "{name} {version}"
+            );
         }
         assert_eq!(resolve("cuNothing", 12000), None);
     }

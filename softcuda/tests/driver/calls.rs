@@ -19,7 +19,10 @@ fn nothing_works_before_init() {
             ok(sys::cuInit(0));
             assert_eq!(get(|c| sys::cuDeviceGetCount(c)), 1);
             let mut device = 0;
-            assert_eq!(sys::cuDeviceGet(&mut device, 1), CUresult::CUDA_ERROR_INVALID_DEVICE);
+            assert_eq!(
+                sys::cuDeviceGet(&mut device, 1),
+                CUresult::CUDA_ERROR_INVALID_DEVICE
+            );
             let mut address = 0;
             let homeless = sys::cuMemAlloc_v2(&mut address, 4);
             assert_eq!(homeless, CUresult::CUDA_ERROR_INVALID_CONTEXT);
@@ -32,7 +35,8 @@ fn settings_that_mean_nothing_are_refused() {
     let test = "calls::settings_that_mean_nothing_are_refused";
     let ended = on_softcuda(test, &[("SOFTCUDA_DEVICE", "h200")], || {
         // SAFETY: the call refuses.
-        assert_eq!(unsafe { sys::cuInit(0) }, CUresult::CUDA_ERROR_INVALID_VALUE);
+        let refused = unsafe { sys::cuInit(0) };
+        assert_eq!(refused, CUresult::CUDA_ERROR_INVALID_VALUE);
     });
     if let Some(ended) = ended {
         ended.says(&["SOFTCUDA_DEVICE=h200: expected tiny, a100, h100, b200"]);
@@ -48,27 +52,40 @@ fn devices_are_chosen_by_name() {
         ("h100", (9, 0), 132, 227),
         ("b200", (10, 0), 148, 227),
     ] {
-        on_softcuda("calls::devices_are_chosen_by_name", &[("SOFTCUDA_DEVICE", name)], || {
-            if std::env::var("SOFTCUDA_DEVICE").unwrap() != name {
-                return;
-            }
-            // SAFETY: the pointers are valid.
-            unsafe {
-                ok(sys::cuInit(0));
-                let get = |which| get(|v| sys::cuDeviceGetAttribute(v, which, 0));
-                assert_eq!(get(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR), capability.0);
-                assert_eq!(get(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR), capability.1);
-                assert_eq!(get(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT), multiprocessors);
-                let optin = get(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
-                assert_eq!(optin, shared << 10);
-                assert_eq!(get(CU_DEVICE_ATTRIBUTE_WARP_SIZE), 32);
-                assert_eq!(get(CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH), 1);
-                let mut text = [1; 8];
-                ok(sys::cuDeviceGetName(text.as_mut_ptr(), 8, 0));
-                // cut to what fits, with its zero
-                assert_eq!(CStr::from_ptr(text.as_ptr()).to_str().unwrap(), "softcud");
-            }
-        });
+        on_softcuda(
+            "calls::devices_are_chosen_by_name",
+            &[("SOFTCUDA_DEVICE", name)],
+            || {
+                if std::env::var("SOFTCUDA_DEVICE").unwrap() != name {
+                    return;
+                }
+                // SAFETY: the pointers are valid.
+                unsafe {
+                    ok(sys::cuInit(0));
+                    let get = |which| get(|v| sys::cuDeviceGetAttribute(v, which, 0));
+                    assert_eq!(
+                        get(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
+                        capability.0
+                    );
+                    assert_eq!(
+                        get(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
+                        capability.1
+                    );
+                    assert_eq!(
+                        get(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT),
+                        multiprocessors
+                    );
+                    let optin = get(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
+                    assert_eq!(optin, shared << 10);
+                    assert_eq!(get(CU_DEVICE_ATTRIBUTE_WARP_SIZE), 32);
+                    assert_eq!(get(CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH), 1);
+                    let mut text = [1; 8];
+                    ok(sys::cuDeviceGetName(text.as_mut_ptr(), 8, 0));
+                    // cut to what fits, with its zero
+                    assert_eq!(CStr::from_ptr(text.as_ptr()).to_str().unwrap(), "softcud");
+                }
+            },
+        );
     }
 }
 
@@ -93,14 +110,20 @@ fn contexts_are_stacked_and_end() {
             let mut data = [0; 3];
             let gone = sys::cuMemcpyDtoH_v2(data.as_mut_ptr().cast(), leaked, 12);
             assert_eq!(gone, CUresult::CUDA_ERROR_INVALID_VALUE);
-            assert_eq!(sys::cuCtxSetCurrent(other), CUresult::CUDA_ERROR_INVALID_CONTEXT);
+            assert_eq!(
+                sys::cuCtxSetCurrent(other),
+                CUresult::CUDA_ERROR_INVALID_CONTEXT
+            );
             // the primary one is counted
             let again = get(|c| sys::cuDevicePrimaryCtxRetain(c, 0));
             assert_eq!(again, primary);
             ok(sys::cuDevicePrimaryCtxRelease_v2(0));
             ok(sys::cuCtxSynchronize());
             ok(sys::cuDevicePrimaryCtxRelease_v2(0));
-            assert_eq!(sys::cuCtxSynchronize(), CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED);
+            assert_eq!(
+                sys::cuCtxSynchronize(),
+                CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
+            );
         }
     });
 }
@@ -131,8 +154,15 @@ fn destroyed_handles_are_told() {
         }
     });
     if let Some(ended) = ended {
-        ended.says(&["a stream that was destroyed before", "an event that was destroyed before"]);
-        ended.says(&["a module that was destroyed", "a function that was destroyed", "were freed"]);
+        ended.says(&[
+            "a stream that was destroyed before",
+            "an event that was destroyed before",
+        ]);
+        ended.says(&[
+            "a module that was destroyed",
+            "a function that was destroyed",
+            "were freed",
+        ]);
     }
 }
 
@@ -155,7 +185,10 @@ fn copies_and_fills_of_every_kind() {
             ok(sys::cuMemsetD16_v2(b + 4, 2, 2));
             ok(sys::cuMemsetD32_v2(b + 8, 3, 2));
             assert_eq!(read(b, 4), [0x0101_0101, 0x0002_0002, 3, 3]);
-            assert_eq!(sys::cuMemsetD32_v2(b + 2, 3, 1), CUresult::CUDA_ERROR_INVALID_VALUE);
+            assert_eq!(
+                sys::cuMemsetD32_v2(b + 2, 3, 1),
+                CUresult::CUDA_ERROR_INVALID_VALUE
+            );
             // a column of a matrix of 4 x 2
             let mut column = [0i32; 2];
             let copy = sys::CUDA_MEMCPY2D {
@@ -237,48 +270,62 @@ fn host_memory_is_reached_from_the_device() {
 
 #[test]
 fn modules_come_as_text_and_as_fat_binaries() {
-    let ended = on_softcuda("calls::modules_come_as_text_and_as_fat_binaries", &[], || {
-        // SAFETY: the images are whole, or refused by their headers.
-        unsafe {
-            start();
-            for image in [
-                &include_bytes!("fixtures/plain.fatbin")[..],
-                include_bytes!("fixtures/lz4.fatbin"),
-                include_bytes!("fixtures/zstd.fatbin"),
-            ] {
-                let module = get(|m| sys::cuModuleLoadData(m, image.as_ptr().cast()));
-                // there for sm_90 only: the newest PTX that the device runs was taken
-                function(module, "second");
-                ok(sys::cuModuleUnload(module));
-            }
-            let load = |image: &[u8]| {
-                let mut module = null_mut();
-                sys::cuModuleLoadData(&mut module, image.as_ptr().cast())
-            };
-            let no_binary = CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU;
-            assert_eq!(load(include_bytes!("fixtures/code.cubin")), no_binary);
-            assert_eq!(load(include_bytes!("fixtures/code.fatbin")), no_binary);
-            assert_eq!(load(b"no image\0"), CUresult::CUDA_ERROR_INVALID_IMAGE);
+    let ended = on_softcuda(
+        "calls::modules_come_as_text_and_as_fat_binaries",
+        &[],
+        || {
+            // SAFETY: the images are whole, or refused by their headers.
+            unsafe {
+                start();
+                for image in [
+                    &include_bytes!("fixtures/plain.fatbin")[..],
+                    include_bytes!("fixtures/lz4.fatbin"),
+                    include_bytes!("fixtures/zstd.fatbin"),
+                ] {
+                    let module = get(|m| sys::cuModuleLoadData(m, image.as_ptr().cast()));
+                    // there for sm_90 only: the newest PTX that the device runs was taken
+                    function(module, "second");
+                    ok(sys::cuModuleUnload(module));
+                }
+                let load = |image: &[u8]| {
+                    let mut module = null_mut();
+                    sys::cuModuleLoadData(&mut module, image.as_ptr().cast())
+                };
+                let no_binary = CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU;
+                assert_eq!(load(include_bytes!("fixtures/code.cubin")), no_binary);
+                assert_eq!(load(include_bytes!("fixtures/code.fatbin")), no_binary);
+                assert_eq!(load(b"no image\0"), CUresult::CUDA_ERROR_INVALID_IMAGE);
 
-            let path = std::env::temp_dir().join(format!("softcuda-{}.ptx", std::process::id()));
-            std::fs::write(&path, PTX).unwrap();
-            let name = CString::new(path.to_str().unwrap()).unwrap();
-            let module = get(|m| sys::cuModuleLoad(m, name.as_ptr()));
-            std::fs::remove_file(&path).unwrap();
-            function(module, "add");
-            let mut none = null_mut();
-            let missing = sys::cuModuleGetFunction(&mut none, module, c"sub".as_ptr());
-            assert_eq!(missing, CUresult::CUDA_ERROR_NOT_FOUND);
-            let (mut address, mut bytes) = (0, 0);
-            ok(sys::cuModuleGetGlobal_v2(&mut address, &mut bytes, module, c"counter".as_ptr()));
-            assert_eq!((read(address, 1), bytes), (vec![5], 4));
-            let mut none = null_mut();
-            let missing = sys::cuModuleLoad(&mut none, c"/no/such/file".as_ptr());
-            assert_eq!(missing, CUresult::CUDA_ERROR_FILE_NOT_FOUND);
-        }
-    });
+                let path =
+                    std::env::temp_dir().join(format!("softcuda-{}.ptx", std::process::id()));
+                std::fs::write(&path, PTX).unwrap();
+                let name = CString::new(path.to_str().unwrap()).unwrap();
+                let module = get(|m| sys::cuModuleLoad(m, name.as_ptr()));
+                std::fs::remove_file(&path).unwrap();
+                function(module, "add");
+                let mut none = null_mut();
+                let missing = sys::cuModuleGetFunction(&mut none, module, c"sub".as_ptr());
+                assert_eq!(missing, CUresult::CUDA_ERROR_NOT_FOUND);
+                let (mut address, mut bytes) = (0, 0);
+                ok(sys::cuModuleGetGlobal_v2(
+                    &mut address,
+                    &mut bytes,
+                    module,
+                    c"counter".as_ptr(),
+                ));
+                assert_eq!((read(address, 1), bytes), (vec![5], 4));
+                let mut none = null_mut();
+                let missing = sys::cuModuleLoad(&mut none, c"/no/such/file".as_ptr());
+                assert_eq!(missing, CUresult::CUDA_ERROR_FILE_NOT_FOUND);
+            }
+        },
+    );
     if let Some(ended) = ended {
-        ended.says(&["the fat binary holds sm_90", "no kernel `sub`", "/no/such/file"]);
+        ended.says(&[
+            "the fat binary holds sm_90",
+            "no kernel `sub`",
+            "/no/such/file",
+        ]);
     }
 }
 
@@ -332,89 +379,135 @@ fn parameters_are_passed_one_by_one_or_as_a_block() {
         b: i16,
         c: f64,
     }
-    on_softcuda("calls::parameters_are_passed_one_by_one_or_as_a_block", &[], || {
-        // SAFETY: the arguments are those of the kernel.
-        unsafe {
-            start();
-            let mixed = function(module(PTX), "mixed");
-            let out = get(|a| sys::cuMemAlloc_v2(a, 48));
-            let result = || {
-                let mut data = [0f64; 6];
-                ok(sys::cuMemcpyDtoH_v2(data.as_mut_ptr().cast(), out, 48));
-                data
-            };
-            let m = Mixed { a: -2, b: 0.5, c: -300 };
-            let mut block = Block { out, a: -1, m, b: 1000, c: -7.25 };
-            let mut arguments = [
-                pointer(&mut block.out),
-                pointer(&mut block.a),
-                pointer(&mut block.m),
-                pointer(&mut block.b),
-                pointer(&mut block.c),
-            ];
-            ok(launch(mixed, 1, null_mut(), &mut arguments));
-            assert_eq!(result(), [-1.0, -2.0, 0.5, -300.0, 1000.0, -7.25]);
-
-            block.c = 11.0;
-            let mut as_bytes = |mut bytes: usize| {
-                let mut extra = [
-                    1 as *mut c_void,
-                    pointer(&mut block),
-                    2 as *mut c_void,
-                    pointer(&mut bytes),
-                    null_mut(),
+    on_softcuda(
+        "calls::parameters_are_passed_one_by_one_or_as_a_block",
+        &[],
+        || {
+            // SAFETY: the arguments are those of the kernel.
+            unsafe {
+                start();
+                let mixed = function(module(PTX), "mixed");
+                let out = get(|a| sys::cuMemAlloc_v2(a, 48));
+                let result = || {
+                    let mut data = [0f64; 6];
+                    ok(sys::cuMemcpyDtoH_v2(data.as_mut_ptr().cast(), out, 48));
+                    data
+                };
+                let m = Mixed {
+                    a: -2,
+                    b: 0.5,
+                    c: -300,
+                };
+                let mut block = Block {
+                    out,
+                    a: -1,
+                    m,
+                    b: 1000,
+                    c: -7.25,
+                };
+                let mut arguments = [
+                    pointer(&mut block.out),
+                    pointer(&mut block.a),
+                    pointer(&mut block.m),
+                    pointer(&mut block.b),
+                    pointer(&mut block.c),
                 ];
-                let extra = extra.as_mut_ptr();
-                sys::cuLaunchKernel(mixed, 1, 1, 1, 32, 1, 1, 0, null_mut(), null_mut(), extra)
-            };
-            ok(as_bytes(std::mem::size_of::<Block>()));
-            assert_eq!(result()[5], 11.0);
-            assert_eq!(as_bytes(20), CUresult::CUDA_ERROR_INVALID_VALUE);
-        }
-    });
+                ok(launch(mixed, 1, null_mut(), &mut arguments));
+                assert_eq!(result(), [-1.0, -2.0, 0.5, -300.0, 1000.0, -7.25]);
+
+                block.c = 11.0;
+                let mut as_bytes = |mut bytes: usize| {
+                    let mut extra = [
+                        std::ptr::without_provenance_mut(1),
+                        pointer(&mut block),
+                        std::ptr::without_provenance_mut(2),
+                        pointer(&mut bytes),
+                        null_mut(),
+                    ];
+                    let extra = extra.as_mut_ptr();
+                    sys::cuLaunchKernel(mixed, 1, 1, 1, 32, 1, 1, 0, null_mut(), null_mut(), extra)
+                };
+                ok(as_bytes(std::mem::size_of::<Block>()));
+                assert_eq!(result()[5], 11.0);
+                assert_eq!(as_bytes(20), CUresult::CUDA_ERROR_INVALID_VALUE);
+            }
+        },
+    );
 }
 
 #[test]
 fn limits_of_a_launch_are_kept() {
-    let ended = on_softcuda("calls::limits_of_a_launch_are_kept", &[("SOFTCUDA_DEVICE", "tiny")], || {
-        // SAFETY: refused launches read no arguments.
-        unsafe {
-            start();
-            let module = module(PTX);
-            let (small, reverse) = (function(module, "small_blocks"), function(module, "reverse"));
-            let mut p = get(|a| sys::cuMemAlloc_v2(a, 4096));
-            let mut arguments = [pointer(&mut p)];
-            let mut launch = |function, grid: [u32; 3], block: [u32; 3], shared| {
-                let [gx, gy, gz] = grid;
-                let [bx, by, bz] = block;
-                let arguments = arguments.as_mut_ptr();
-                sys::cuLaunchKernel(
-                    function, gx, gy, gz, bx, by, bz, shared, null_mut(), arguments, null_mut(),
-                )
-            };
-            let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
-            assert_eq!(launch(reverse, [0, 1, 1], [32, 1, 1], 0), invalid);
-            assert_eq!(launch(reverse, [1, 65536, 1], [32, 1, 1], 0), invalid);
-            assert_eq!(launch(reverse, [1, 1, 1], [32, 33, 1], 0), invalid);
-            assert_eq!(launch(reverse, [1, 1, 1], [1, 1, 65], 0), invalid);
-            assert_eq!(launch(reverse, [1, 1, 1], [32, 1, 1], 49153), invalid);
-            assert_eq!(launch(small, [1, 1, 1], [129, 1, 1], 0), invalid);
-            assert_eq!(launch(small, [1, 1, 1], [128, 1, 1], 0), CUresult::CUDA_SUCCESS);
-            // 4 multiprocessors with 16 blocks of 128 threads each
-            let mut cooperative = |blocks| {
-                let arguments = arguments.as_mut_ptr();
-                sys::cuLaunchCooperativeKernel(
-                    small, blocks, 1, 1, 128, 1, 1, 0, null_mut(), arguments,
-                )
-            };
-            let too_large = CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
-            assert_eq!(cooperative(65), too_large);
-            assert_eq!(cooperative(1), CUresult::CUDA_SUCCESS);
-            ok(sys::cuCtxSynchronize());
-        }
-    });
+    let ended = on_softcuda(
+        "calls::limits_of_a_launch_are_kept",
+        &[("SOFTCUDA_DEVICE", "tiny")],
+        || {
+            // SAFETY: refused launches read no arguments.
+            unsafe {
+                start();
+                let module = module(PTX);
+                let (small, reverse) = (
+                    function(module, "small_blocks"),
+                    function(module, "reverse"),
+                );
+                let mut p = get(|a| sys::cuMemAlloc_v2(a, 4096));
+                let mut arguments = [pointer(&mut p)];
+                let mut launch = |function, grid: [u32; 3], block: [u32; 3], shared| {
+                    let [gx, gy, gz] = grid;
+                    let [bx, by, bz] = block;
+                    let arguments = arguments.as_mut_ptr();
+                    sys::cuLaunchKernel(
+                        function,
+                        gx,
+                        gy,
+                        gz,
+                        bx,
+                        by,
+                        bz,
+                        shared,
+                        null_mut(),
+                        arguments,
+                        null_mut(),
+                    )
+                };
+                let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
+                assert_eq!(launch(reverse, [0, 1, 1], [32, 1, 1], 0), invalid);
+                assert_eq!(launch(reverse, [1, 65536, 1], [32, 1, 1], 0), invalid);
+                assert_eq!(launch(reverse, [1, 1, 1], [32, 33, 1], 0), invalid);
+                assert_eq!(launch(reverse, [1, 1, 1], [1, 1, 65], 0), invalid);
+                assert_eq!(launch(reverse, [1, 1, 1], [32, 1, 1], 49153), invalid);
+                assert_eq!(launch(small, [1, 1, 1], [129, 1, 1], 0), invalid);
+                assert_eq!(
+                    launch(small, [1, 1, 1], [128, 1, 1], 0),
+                    CUresult::CUDA_SUCCESS
+                );
+                // 4 multiprocessors with 16 blocks of 128 threads each
+                let mut cooperative = |blocks| {
+                    let arguments = arguments.as_mut_ptr();
+                    sys::cuLaunchCooperativeKernel(
+                        small,
+                        blocks,
+                        1,
+                        1,
+                        128,
+                        1,
+                        1,
+                        0,
+                        null_mut(),
+                        arguments,
+                    )
+                };
+                let too_large = CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+                assert_eq!(cooperative(65), too_large);
+                assert_eq!(cooperative(1), CUresult::CUDA_SUCCESS);
+                ok(sys::cuCtxSynchronize());
+            }
+        },
+    );
     if let Some(ended) = ended {
-        ended.says(&["it was built for 128", "65 blocks in a cooperative launch, 64 fit"]);
+        ended.says(&[
+            "it was built for 128",
+            "65 blocks in a cooperative launch, 64 fit",
+        ]);
     }
 }
 
@@ -428,64 +521,96 @@ fn registers_of_a_resource_report_limit_launches() {
         ptxas info    : Used 168 registers, used 1 barriers\n";
     std::fs::write(&path, report).unwrap();
     let env = [("SOFTCUDA_RESOURCES", path.to_str().unwrap())];
-    on_softcuda("calls::registers_of_a_resource_report_limit_launches", &env, || {
-        // SAFETY: the launch is refused.
-        unsafe {
-            start();
-            let reverse = function(module(PTX), "reverse");
-            let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS;
-            assert_eq!(get(|v| sys::cuFuncGetAttribute(v, which, reverse)), 168);
-            let mut p = 0u64;
-            let mut arguments = [pointer(&mut p)];
-            let code = sys::cuLaunchKernel(
-                reverse, 1, 1, 1, 512, 1, 1, 0, null_mut(), arguments.as_mut_ptr(), null_mut(),
-            );
-            assert_eq!(code, CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES);
-        }
-    });
+    on_softcuda(
+        "calls::registers_of_a_resource_report_limit_launches",
+        &env,
+        || {
+            // SAFETY: the launch is refused.
+            unsafe {
+                start();
+                let reverse = function(module(PTX), "reverse");
+                let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS;
+                assert_eq!(get(|v| sys::cuFuncGetAttribute(v, which, reverse)), 168);
+                let mut p = 0u64;
+                let mut arguments = [pointer(&mut p)];
+                let code = sys::cuLaunchKernel(
+                    reverse,
+                    1,
+                    1,
+                    1,
+                    512,
+                    1,
+                    1,
+                    0,
+                    null_mut(),
+                    arguments.as_mut_ptr(),
+                    null_mut(),
+                );
+                assert_eq!(code, CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES);
+            }
+        },
+    );
     let _ = std::fs::remove_file(&path);
 }
 
 #[test]
 fn attributes_of_a_launch() {
     use sys::CUlaunchAttributeID::*;
-    let ended = on_softcuda("calls::attributes_of_a_launch", &[("SOFTCUDA_DEVICE", "tiny")], || {
-        // SAFETY: attributes and arguments are those that the interface asks for.
-        unsafe {
-            start();
-            let add_one = function(module(PTX), "add");
-            let mut p = device(&[0; 32]);
-            let (mut by, mut n) = (1i32, 32i32);
-            let mut arguments = [pointer(&mut p), pointer(&mut by), pointer(&mut n)];
-            let mut launch = |blocks, id, set: &dyn Fn(&mut sys::CUlaunchAttributeValue)| {
-                let mut attribute = std::mem::zeroed::<sys::CUlaunchAttribute>();
-                attribute.id = id;
-                set(&mut attribute.value);
-                let mut config = std::mem::zeroed::<sys::CUlaunchConfig>();
-                (config.gridDimX, config.gridDimY, config.gridDimZ) = (blocks, 1, 1);
-                (config.blockDimX, config.blockDimY, config.blockDimZ) = (32, 1, 1);
-                (config.attrs, config.numAttrs) = (&mut attribute, 1);
-                sys::cuLaunchKernelEx(&config, add_one, arguments.as_mut_ptr(), null_mut())
-            };
-            // first, as nothing is before it that it would have to wait for
-            ok(launch(1, CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, &|v| {
-                v.programmaticStreamSerializationAllowed = 1;
-            }));
-            ok(launch(1, CU_LAUNCH_ATTRIBUTE_PRIORITY, &|v| v.priority = -1));
-            ok(launch(1, CU_LAUNCH_ATTRIBUTE_COOPERATIVE, &|v| v.cooperative = 1));
-            let too_large = launch(1000, CU_LAUNCH_ATTRIBUTE_COOPERATIVE, &|v| v.cooperative = 1);
-            assert_eq!(too_large, CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
-            let cluster = |x| {
-                move |v: &mut sys::CUlaunchAttributeValue| {
-                    (v.clusterDim.x, v.clusterDim.y, v.clusterDim.z) = (x, 1, 1);
-                }
-            };
-            ok(launch(1, CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, &cluster(1)));
-            let clusters = launch(2, CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, &cluster(2));
-            assert_eq!(clusters, CUresult::CUDA_ERROR_NOT_SUPPORTED);
-            assert_eq!(read(p, 32), [4; 32]);
-        }
-    });
+    let ended = on_softcuda(
+        "calls::attributes_of_a_launch",
+        &[("SOFTCUDA_DEVICE", "tiny")],
+        || {
+            // SAFETY: attributes and arguments are those that the interface asks for.
+            unsafe {
+                start();
+                let add_one = function(module(PTX), "add");
+                let mut p = device(&[0; 32]);
+                let (mut by, mut n) = (1i32, 32i32);
+                let mut arguments = [pointer(&mut p), pointer(&mut by), pointer(&mut n)];
+                let mut launch = |blocks, id, set: &dyn Fn(&mut sys::CUlaunchAttributeValue)| {
+                    let mut attribute = std::mem::zeroed::<sys::CUlaunchAttribute>();
+                    attribute.id = id;
+                    set(&mut attribute.value);
+                    let mut config = std::mem::zeroed::<sys::CUlaunchConfig>();
+                    (config.gridDimX, config.gridDimY, config.gridDimZ) = (blocks, 1, 1);
+                    (config.blockDimX, config.blockDimY, config.blockDimZ) = (32, 1, 1);
+                    (config.attrs, config.numAttrs) = (&mut attribute, 1);
+                    sys::cuLaunchKernelEx(&config, add_one, arguments.as_mut_ptr(), null_mut())
+                };
+                // first, as nothing is before it that it would have to wait for
+                ok(launch(
+                    1,
+                    CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                    &|v| {
+                        v.programmaticStreamSerializationAllowed = 1;
+                    },
+                ));
+                ok(launch(1, CU_LAUNCH_ATTRIBUTE_PRIORITY, &|v| {
+                    v.priority = -1
+                }));
+                ok(launch(1, CU_LAUNCH_ATTRIBUTE_COOPERATIVE, &|v| {
+                    v.cooperative = 1
+                }));
+                let too_large = launch(1000, CU_LAUNCH_ATTRIBUTE_COOPERATIVE, &|v| {
+                    v.cooperative = 1
+                });
+                assert_eq!(too_large, CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
+                let cluster = |x| {
+                    move |v: &mut sys::CUlaunchAttributeValue| {
+                        (v.clusterDim.x, v.clusterDim.y, v.clusterDim.z) = (x, 1, 1);
+                    }
+                };
+                ok(launch(
+                    1,
+                    CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+                    &cluster(1),
+                ));
+                let clusters = launch(2, CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, &cluster(2));
+                assert_eq!(clusters, CUresult::CUDA_ERROR_NOT_SUPPORTED);
+                assert_eq!(read(p, 32), [4; 32]);
+            }
+        },
+    );
     if let Some(ended) = ended {
         ended.says(&["clusters of [2, 1, 1] blocks are not supported"]);
     }
@@ -493,34 +618,43 @@ fn attributes_of_a_launch() {
 
 #[test]
 fn pools_and_memory_in_the_order_of_streams() {
-    let ended = on_softcuda("calls::pools_and_memory_in_the_order_of_streams", &[], || {
-        // SAFETY: memory is used between its allocation and its end.
-        unsafe {
-            start();
-            let add_one = function(module(PTX), "add");
-            let stream = stream(false);
-            let p = get(|p| sys::cuMemAllocAsync(p, 128, stream));
-            ok(sys::cuMemsetD32Async(p, 5, 32, stream));
-            ok(add(add_one, stream, p, 2));
-            let mut data = [0i32; 32];
-            ok(sys::cuMemcpyDtoHAsync_v2(data.as_mut_ptr().cast(), p, 128, stream));
-            assert_eq!(data, [7; 32]);
-            let pool = get(|pool| sys::cuDeviceGetDefaultMemPool(pool, 0));
-            let used = || {
-                let which = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT;
-                let mut value = 0u64;
-                ok(sys::cuMemPoolGetAttribute(pool, which, pointer(&mut value)));
-                value
-            };
-            assert_eq!(used(), 128);
-            ok(sys::cuMemFreeAsync(p, stream));
-            assert_eq!(used(), 0);
-            // It is gone for what comes after in the stream: an error that sticks.
-            ok(add(add_one, stream, p, 2));
-            let after = sys::cuStreamSynchronize(stream);
-            assert_eq!(after, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
-        }
-    });
+    let ended = on_softcuda(
+        "calls::pools_and_memory_in_the_order_of_streams",
+        &[],
+        || {
+            // SAFETY: memory is used between its allocation and its end.
+            unsafe {
+                start();
+                let add_one = function(module(PTX), "add");
+                let stream = stream(false);
+                let p = get(|p| sys::cuMemAllocAsync(p, 128, stream));
+                ok(sys::cuMemsetD32Async(p, 5, 32, stream));
+                ok(add(add_one, stream, p, 2));
+                let mut data = [0i32; 32];
+                ok(sys::cuMemcpyDtoHAsync_v2(
+                    data.as_mut_ptr().cast(),
+                    p,
+                    128,
+                    stream,
+                ));
+                assert_eq!(data, [7; 32]);
+                let pool = get(|pool| sys::cuDeviceGetDefaultMemPool(pool, 0));
+                let used = || {
+                    let which = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT;
+                    let mut value = 0u64;
+                    ok(sys::cuMemPoolGetAttribute(pool, which, pointer(&mut value)));
+                    value
+                };
+                assert_eq!(used(), 128);
+                ok(sys::cuMemFreeAsync(p, stream));
+                assert_eq!(used(), 0);
+                // It is gone for what comes after in the stream: an error that sticks.
+                ok(add(add_one, stream, p, 2));
+                let after = sys::cuStreamSynchronize(stream);
+                assert_eq!(after, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+            }
+        },
+    );
     if let Some(ended) = ended {
         ended.says(&["freed before"]);
     }
@@ -535,18 +669,18 @@ fn symbols_are_found_by_their_plain_names() {
             let find = |name: &CStr, version| {
                 let mut address = null_mut();
                 let mut status = std::mem::zeroed();
-                let code = sys::cuGetProcAddress_v2(
-                    name.as_ptr(), &mut address, version, 0, &mut status,
-                );
+                let code =
+                    sys::cuGetProcAddress_v2(name.as_ptr(), &mut address, version, 0, &mut status);
                 ok(code);
                 address.cast_const()
             };
             let library = libloading::Library::new("libcuda.so.1").unwrap();
-            let exported = |name: &str| {
-                *library.get::<*const c_void>(name.as_bytes()).unwrap()
-            };
+            let exported = |name: &str| *library.get::<*const c_void>(name.as_bytes()).unwrap();
             assert_eq!(find(c"cuMemAlloc", 12000), exported("cuMemAlloc_v2"));
-            assert_eq!(find(c"cuCtxSynchronize", 12000), exported("cuCtxSynchronize"));
+            assert_eq!(
+                find(c"cuCtxSynchronize", 12000),
+                exported("cuCtxSynchronize")
+            );
             assert_eq!(find(c"cuNothing", 12000), null());
         }
     });

@@ -17,7 +17,12 @@ fn a_violation_is_named_and_sticks() {
             let mut p = device(&[0; 40]);
             let mut n = 40i32;
             // an asynchronous error: the launch itself succeeds
-            ok(launch(beyond, 2, null_mut(), &mut [pointer(&mut p), pointer(&mut n)]));
+            ok(launch(
+                beyond,
+                2,
+                null_mut(),
+                &mut [pointer(&mut p), pointer(&mut n)],
+            ));
             let illegal = CUresult::CUDA_ERROR_ILLEGAL_ADDRESS;
             assert_eq!(sys::cuCtxSynchronize(), illegal);
             // from now on everything fails
@@ -38,7 +43,14 @@ fn a_violation_is_named_and_sticks() {
     });
     if let Some(ended) = ended {
         // thread 8 of the second block is the 41st
-        ended.says(&["beyond", "kernels.cu:", "PTX line", "[1, 0, 0]", "[8, 0, 0]", "address"]);
+        ended.says(&[
+            "beyond",
+            "kernels.cu:",
+            "PTX line",
+            "[1, 0, 0]",
+            "[8, 0, 0]",
+            "address",
+        ]);
         ended.says(&["CUDA_ERROR_ILLEGAL_ADDRESS (700"]);
     }
 }
@@ -70,7 +82,11 @@ fn chosen_calls_fail() {
         }
     });
     if let Some(ended) = ended {
-        ended.says(&["SOFTCUDA_FAULT: alloc 2 fails", "copy 3 fails", "launch 1 fails"]);
+        ended.says(&[
+            "SOFTCUDA_FAULT: alloc 2 fails",
+            "copy 3 fails",
+            "launch 1 fails",
+        ]);
         assert!(!ended.said.contains("leak"), "{}", ended.said);
     }
 }
@@ -78,7 +94,12 @@ fn chosen_calls_fail() {
 /// An extension of softcuda, looked up as a program would.
 unsafe fn extension<T: Copy>(name: &str) -> T {
     // SAFETY: the driver is loaded under this name, and the caller names the right type.
-    unsafe { *libloading::Library::new("libcuda.so.1").unwrap().get::<T>(name.as_bytes()).unwrap() }
+    unsafe {
+        *libloading::Library::new("libcuda.so.1")
+            .unwrap()
+            .get::<T>(name.as_bytes())
+            .unwrap()
+    }
 }
 
 #[test]
@@ -96,7 +117,10 @@ fn leaks_are_told_at_the_end_with_their_labels() {
         }
     });
     if let Some(ended) = ended {
-        ended.says(&["leak: 100 bytes `weights`", "from cuMemAlloc were never freed"]);
+        ended.says(&[
+            "leak: 100 bytes `weights`",
+            "from cuMemAlloc were never freed",
+        ]);
         ended.says(&["leak: 64 bytes", "from cuMemHostAlloc"]);
     }
 }
@@ -104,7 +128,10 @@ fn leaks_are_told_at_the_end_with_their_labels() {
 #[test]
 fn the_report_counts_what_was_done() {
     let path = std::env::temp_dir().join(format!("softcuda-report-{}.json", std::process::id()));
-    let env = [("SOFTCUDA_REPORT", path.to_str().unwrap()), ("SOFTCUDA_DEVICE", "tiny")];
+    let env = [
+        ("SOFTCUDA_REPORT", path.to_str().unwrap()),
+        ("SOFTCUDA_DEVICE", "tiny"),
+    ];
     let ended = on_softcuda("faults::the_report_counts_what_was_done", &env, || {
         // SAFETY: memory lives until the end.
         unsafe {
@@ -117,7 +144,10 @@ fn the_report_counts_what_was_done() {
             assert_eq!(label(p, c"p".as_ptr()), 0);
             ok(add(add_to, stream, p, 1));
             ok(add(add_to, stream, p, 1));
-            ok(sys::cuStreamBeginCapture_v2(stream, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL));
+            ok(sys::cuStreamBeginCapture_v2(
+                stream,
+                sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL,
+            ));
             ok(twice(twice_of, stream, p));
             let graph = get(|g| sys::cuStreamEndCapture(stream, g));
             let exec = get(|e| sys::cuGraphInstantiateWithFlags(e, graph, 0));
@@ -172,7 +202,12 @@ fn copies_of_what_nothing_wrote_are_told() {
         }
     });
     if let Some(ended) = ended {
-        assert_eq!(ended.said.matches("which nothing has written").count(), 1, "{}", ended.said);
+        assert_eq!(
+            ended.said.matches("which nothing has written").count(),
+            1,
+            "{}",
+            ended.said
+        );
     }
 }
 
@@ -194,14 +229,27 @@ fn the_command_runs_a_program_and_prints_its_report() {
     let seen = run(&["run", "sh", "-c", "echo $LD_LIBRARY_PATH"]);
     assert!(seen.said.starts_with(found.said.trim()), "{}", seen.said);
     let missing = run(&["run", "/no/such/program"]);
-    assert!(!missing.success && missing.said.contains("/no/such/program"), "{}", missing.said);
+    assert!(
+        !missing.success && missing.said.contains("/no/such/program"),
+        "{}",
+        missing.said
+    );
 
     let path = std::env::temp_dir().join(format!("softcuda-table-{}.json", std::process::id()));
     let name = path.to_str().unwrap();
-    std::fs::write(&path, serde_json::to_string(&softcuda::report::Report::default()).unwrap()).unwrap();
+    std::fs::write(
+        &path,
+        serde_json::to_string(&softcuda::report::Report::default()).unwrap(),
+    )
+    .unwrap();
     let printed = run(&["report", name, "--gpu", "h100"]);
     assert!(printed.success, "{}", printed.said);
-    printed.says(&["kernel", "sector eff.", "estimate on h100", "estimated, not measured"]);
+    printed.says(&[
+        "kernel",
+        "sector eff.",
+        "estimate on h100",
+        "estimated, not measured",
+    ]);
     run(&["report", name, "--gpu", "h1000"]).says(&["--gpu h1000: expected one of"]);
     std::fs::write(&path, "{").unwrap();
     let wrong = run(&["report", name]);
@@ -223,7 +271,11 @@ fn a_program_in_c_is_linked_with_the_library() {
         .arg(crate::support::library())
         .output()
         .expect("cc, with which Rust links");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
     let ended = crate::support::run(std::process::Command::new(&program), &[]);
     assert!(ended.success, "{}", ended.said);
     ended.says(&["softcuda H100"]);

@@ -13,11 +13,15 @@ const SEEDS: [&str; 4] = ["0", "1", "2", "99"];
 
 fn under_seeds(test: &str, body: fn()) {
     for seed in SEEDS {
-        on_softcuda(test, &[("SOFTCUDA_SEED", seed), ("SOFTCUDA_DEVICE", "tiny")], || {
-            if std::env::var("SOFTCUDA_SEED").unwrap() == seed {
-                body();
-            }
-        });
+        on_softcuda(
+            test,
+            &[("SOFTCUDA_SEED", seed), ("SOFTCUDA_DEVICE", "tiny")],
+            || {
+                if std::env::var("SOFTCUDA_SEED").unwrap() == seed {
+                    body();
+                }
+            },
+        );
     }
 }
 
@@ -49,21 +53,28 @@ fn work_waits_until_it_is_waited_for() {
 
 #[test]
 fn a_program_that_polls_memory_sees_it_change() {
-    on_softcuda("order::a_program_that_polls_memory_sees_it_change", &[], || {
-        // SAFETY: the pinned memory is polled as programs do.
-        unsafe {
-            start();
-            let stream = stream(false);
-            let pinned: *mut c_void = get(|p| sys::cuMemHostAlloc(p, 4, 0));
-            let p = device(&[9]);
-            ok(sys::cuMemcpyDtoHAsync_v2(pinned, p, 4, stream));
-            let begun = Instant::now();
-            while pinned.cast::<i32>().read_volatile() != 9 {
-                assert!(begun.elapsed() < Duration::from_secs(20), "the device never went on");
-                std::hint::spin_loop();
+    on_softcuda(
+        "order::a_program_that_polls_memory_sees_it_change",
+        &[],
+        || {
+            // SAFETY: the pinned memory is polled as programs do.
+            unsafe {
+                start();
+                let stream = stream(false);
+                let pinned: *mut c_void = get(|p| sys::cuMemHostAlloc(p, 4, 0));
+                let p = device(&[9]);
+                ok(sys::cuMemcpyDtoHAsync_v2(pinned, p, 4, stream));
+                let begun = Instant::now();
+                while pinned.cast::<i32>().read_volatile() != 9 {
+                    assert!(
+                        begun.elapsed() < Duration::from_secs(20),
+                        "the device never went on"
+                    );
+                    std::hint::spin_loop();
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 #[test]
@@ -95,27 +106,31 @@ fn events_order_streams() {
 
 #[test]
 fn the_legacy_stream_and_blocking_streams_wait_for_each_other() {
-    under_seeds("order::the_legacy_stream_and_blocking_streams_wait_for_each_other", || {
-        // SAFETY: handles and memory live until the end.
-        unsafe {
-            start();
-            let module = module(PTX);
-            let (add_to, twice_of) = (function(module, "add"), function(module, "twice_plus_one"));
-            let blocking = stream(true);
-            let per_thread = 2 as sys::CUstream;
-            let p = device(&[0; 32]);
-            let mut expected = 0;
-            for by in 1..6 {
-                ok(add(add_to, blocking, p, by));
-                ok(twice(twice_of, null_mut(), p));
-                ok(add(add_to, per_thread, p, by));
-                ok(twice(twice_of, null_mut(), p));
-                expected = ((expected + by) * 2 + 1 + by) * 2 + 1;
+    under_seeds(
+        "order::the_legacy_stream_and_blocking_streams_wait_for_each_other",
+        || {
+            // SAFETY: handles and memory live until the end.
+            unsafe {
+                start();
+                let module = module(PTX);
+                let (add_to, twice_of) =
+                    (function(module, "add"), function(module, "twice_plus_one"));
+                let blocking = stream(true);
+                let per_thread = 2 as sys::CUstream;
+                let p = device(&[0; 32]);
+                let mut expected = 0;
+                for by in 1..6 {
+                    ok(add(add_to, blocking, p, by));
+                    ok(twice(twice_of, null_mut(), p));
+                    ok(add(add_to, per_thread, p, by));
+                    ok(twice(twice_of, null_mut(), p));
+                    expected = ((expected + by) * 2 + 1 + by) * 2 + 1;
+                }
+                ok(sys::cuStreamSynchronize(null_mut()));
+                assert_eq!(read(p, 32), [expected; 32]);
             }
-            ok(sys::cuStreamSynchronize(null_mut()));
-            assert_eq!(read(p, 32), [expected; 32]);
-        }
-    });
+        },
+    );
 }
 
 static CALLS: AtomicI32 = AtomicI32::new(0);
@@ -177,17 +192,27 @@ fn times_of_events_grow() {
 }
 
 /// Launches `kernel` with programmatic stream serialisation.
-unsafe fn programmatic(kernel: sys::CUfunction, stream: sys::CUstream, arguments: &mut [*mut c_void]) {
+unsafe fn programmatic(
+    kernel: sys::CUfunction,
+    stream: sys::CUstream,
+    arguments: &mut [*mut c_void],
+) {
     // SAFETY: all-zero values are valid for both structures; the caller gives the arguments.
     unsafe {
         let mut attribute = std::mem::zeroed::<sys::CUlaunchAttribute>();
-        attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        attribute.id =
+            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
         attribute.value.programmaticStreamSerializationAllowed = 1;
         let mut config = std::mem::zeroed::<sys::CUlaunchConfig>();
         (config.gridDimX, config.gridDimY, config.gridDimZ) = (1, 1, 1);
         (config.blockDimX, config.blockDimY, config.blockDimZ) = (32, 1, 1);
         (config.hStream, config.attrs, config.numAttrs) = (stream, &mut attribute, 1);
-        ok(sys::cuLaunchKernelEx(&config, kernel, arguments.as_mut_ptr(), null_mut()));
+        ok(sys::cuLaunchKernelEx(
+            &config,
+            kernel,
+            arguments.as_mut_ptr(),
+            null_mut(),
+        ));
     }
 }
 
@@ -195,20 +220,24 @@ unsafe fn programmatic(kernel: sys::CUfunction, stream: sys::CUstream, arguments
 fn programmatic_successors_see_what_they_wait_for() {
     for overlap in ["early", "interleaved", "late"] {
         let env = [("SOFTCUDA_OVERLAP", overlap), ("SOFTCUDA_SEED", "3")];
-        on_softcuda("order::programmatic_successors_see_what_they_wait_for", &env, || {
-            // SAFETY: memory lives until the end; the arguments are those of the kernels.
-            unsafe {
-                start();
-                let module = module(PTX_90);
-                let (first, second) = (function(module, "first"), function(module, "second"));
-                let stream = stream(false);
-                let (mut p, mut q) = (device(&[0; 32]), device(&[0; 32]));
-                ok(launch(first, 1, stream, &mut [pointer(&mut p)]));
-                programmatic(second, stream, &mut [pointer(&mut q), pointer(&mut p)]);
-                ok(sys::cuStreamSynchronize(stream));
-                assert_eq!(read(q, 32), [8; 32]);
-            }
-        });
+        on_softcuda(
+            "order::programmatic_successors_see_what_they_wait_for",
+            &env,
+            || {
+                // SAFETY: memory lives until the end; the arguments are those of the kernels.
+                unsafe {
+                    start();
+                    let module = module(PTX_90);
+                    let (first, second) = (function(module, "first"), function(module, "second"));
+                    let stream = stream(false);
+                    let (mut p, mut q) = (device(&[0; 32]), device(&[0; 32]));
+                    ok(launch(first, 1, stream, &mut [pointer(&mut p)]));
+                    programmatic(second, stream, &mut [pointer(&mut q), pointer(&mut p)]);
+                    ok(sys::cuStreamSynchronize(stream));
+                    assert_eq!(read(q, 32), [8; 32]);
+                }
+            },
+        );
     }
 }
 

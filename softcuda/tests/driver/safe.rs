@@ -50,11 +50,25 @@ fn memory_modules_launches_streams_and_events() {
         let by = 5i32;
         // SAFETY: as above; the joins order the streams.
         unsafe {
-            one.launch_builder(&add).arg(&mut p).arg(&by).arg(&n).launch(config).unwrap();
+            one.launch_builder(&add)
+                .arg(&mut p)
+                .arg(&by)
+                .arg(&n)
+                .launch(config)
+                .unwrap();
             two.join(&one).unwrap();
-            two.launch_builder(&twice).arg(&mut p).arg(&n).launch(config).unwrap();
+            two.launch_builder(&twice)
+                .arg(&mut p)
+                .arg(&n)
+                .launch(config)
+                .unwrap();
             one.join(&two).unwrap();
-            one.launch_builder(&add).arg(&mut p).arg(&by).arg(&n).launch(config).unwrap();
+            one.launch_builder(&add)
+                .arg(&mut p)
+                .arg(&by)
+                .arg(&n)
+                .launch(config)
+                .unwrap();
         }
         assert_eq!(one.clone_dtoh(&p).unwrap(), vec![16; N]);
 
@@ -71,7 +85,11 @@ fn memory_modules_launches_streams_and_events() {
         assert_eq!(stream.clone_dtoh(&counter).unwrap(), [5]);
         stream.memcpy_htod(&[8], &mut counter).unwrap();
         let count = module.load_function("count").unwrap();
-        let blocks = LaunchConfig { grid_dim: (7, 1, 1), block_dim: (64, 1, 1), shared_mem_bytes: 0 };
+        let blocks = LaunchConfig {
+            grid_dim: (7, 1, 1),
+            block_dim: (64, 1, 1),
+            shared_mem_bytes: 0,
+        };
         // SAFETY: the kernel has no arguments.
         unsafe { stream.launch_builder(&count).launch(blocks) }.unwrap();
         assert_eq!(stream.clone_dtoh(&counter).unwrap(), [15]);
@@ -87,30 +105,34 @@ fn is_done(event: &CudaEvent) -> bool {
 
 #[test]
 fn pinned_memory_and_copies_beside_the_host() {
-    on_softcuda("safe::pinned_memory_and_copies_beside_the_host", &[], || {
-        let context = CudaContext::new(0).unwrap();
-        let stream = context.new_stream().unwrap();
-        // SAFETY: all of it is written below, before it is read.
-        let mut pinned = unsafe { context.alloc_pinned::<i32>(N) }.unwrap();
-        for (i, value) in pinned.as_mut_slice().unwrap().iter_mut().enumerate() {
-            *value = i as i32;
-        }
-        let mut device = stream.alloc_zeros::<i32>(N).unwrap();
-        stream.memcpy_htod(&pinned, &mut device).unwrap();
-        let copied = stream.record_event(None).unwrap();
-        while !is_done(&copied) {}
-        // SAFETY: all of it is overwritten by the copy.
-        let mut back = unsafe { context.alloc_pinned::<i32>(N) }.unwrap();
-        stream.memcpy_dtoh(&device, &mut back).unwrap();
-        stream.synchronize().unwrap();
-        assert_eq!(back.as_slice().unwrap(), (0..N as i32).collect::<Vec<_>>());
+    on_softcuda(
+        "safe::pinned_memory_and_copies_beside_the_host",
+        &[],
+        || {
+            let context = CudaContext::new(0).unwrap();
+            let stream = context.new_stream().unwrap();
+            // SAFETY: all of it is written below, before it is read.
+            let mut pinned = unsafe { context.alloc_pinned::<i32>(N) }.unwrap();
+            for (i, value) in pinned.as_mut_slice().unwrap().iter_mut().enumerate() {
+                *value = i as i32;
+            }
+            let mut device = stream.alloc_zeros::<i32>(N).unwrap();
+            stream.memcpy_htod(&pinned, &mut device).unwrap();
+            let copied = stream.record_event(None).unwrap();
+            while !is_done(&copied) {}
+            // SAFETY: all of it is overwritten by the copy.
+            let mut back = unsafe { context.alloc_pinned::<i32>(N) }.unwrap();
+            stream.memcpy_dtoh(&device, &mut back).unwrap();
+            stream.synchronize().unwrap();
+            assert_eq!(back.as_slice().unwrap(), (0..N as i32).collect::<Vec<_>>());
 
-        // an asynchronous copy out of pageable memory takes the bytes as they were
-        let mut host = vec![1i32; N];
-        stream.memcpy_htod(&host, &mut device).unwrap();
-        host.fill(2);
-        assert_eq!(stream.clone_dtoh(&device).unwrap(), vec![1; N]);
-    });
+            // an asynchronous copy out of pageable memory takes the bytes as they were
+            let mut host = vec![1i32; N];
+            stream.memcpy_htod(&host, &mut device).unwrap();
+            host.fill(2);
+            assert_eq!(stream.clone_dtoh(&device).unwrap(), vec![1; N]);
+        },
+    );
 }
 
 #[test]
@@ -128,13 +150,26 @@ fn a_graph_is_captured_and_replayed() {
         let mut copy = stream.clone_htod(&vec![-1i32; N]).unwrap();
         let config = LaunchConfig::for_num_elems(N as u32);
         let (by, n) = (1i32, N as i32);
-        stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+        stream
+            .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            .unwrap();
         let active = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_ACTIVE;
         assert_eq!(stream.capture_status().unwrap(), active);
         // SAFETY: the arguments are those of the kernels.
         unsafe {
-            stream.launch_builder(&add).arg(&mut p).arg(&by).arg(&n).launch(config).unwrap();
-            stream.launch_builder(&twice).arg(&mut p).arg(&n).launch(config).unwrap();
+            stream
+                .launch_builder(&add)
+                .arg(&mut p)
+                .arg(&by)
+                .arg(&n)
+                .launch(config)
+                .unwrap();
+            stream
+                .launch_builder(&twice)
+                .arg(&mut p)
+                .arg(&n)
+                .launch(config)
+                .unwrap();
         }
         stream.memcpy_dtod(&p, &mut copy).unwrap();
         let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
@@ -164,61 +199,89 @@ fn occupancy_and_attributes_of_functions() {
         let reverse = module.load_function("reverse").unwrap();
         // what ptxas needed for sm_90, from the machine code beside the PTX
         assert_eq!(reverse.num_regs().unwrap(), 10);
-        assert_eq!(module.load_function("mixed").unwrap().num_regs().unwrap(), 18);
+        assert_eq!(
+            module.load_function("mixed").unwrap().num_regs().unwrap(),
+            18
+        );
         assert_eq!(reverse.max_threads_per_block().unwrap(), 1024);
         assert_eq!(reverse.ptx_version().unwrap(), 90);
         assert_eq!(reverse.shared_size_bytes().unwrap(), 0);
         let small = module.load_function("small_blocks").unwrap();
         assert_eq!(small.max_threads_per_block().unwrap(), 128);
         let blocks = |threads, shared| {
-            reverse.occupancy_max_active_blocks_per_multiprocessor(threads, shared, None).unwrap()
+            reverse
+                .occupancy_max_active_blocks_per_multiprocessor(threads, shared, None)
+                .unwrap()
         };
         assert_eq!((blocks(1024, 0), blocks(256, 0), blocks(32, 0)), (2, 8, 32));
-        assert_eq!((blocks(64, 48 << 10), blocks(64, 227 << 10), blocks(64, 228 << 10)), (4, 1, 0));
+        assert_eq!(
+            (
+                blocks(64, 48 << 10),
+                blocks(64, 227 << 10),
+                blocks(64, 228 << 10)
+            ),
+            (4, 1, 0)
+        );
         extern "C" fn none(_threads: i32) -> usize {
             0
         }
-        let (grid, block) = reverse.occupancy_max_potential_block_size(none, 0, 0, None).unwrap();
+        let (grid, block) = reverse
+            .occupancy_max_potential_block_size(none, 0, 0, None)
+            .unwrap();
         assert_eq!((grid, block), (2 * 132, 1024));
 
         // more dynamic shared memory than 48 KiB must be asked for
         let stream = context.default_stream();
         let mut p = stream.clone_htod(&(0..64).collect::<Vec<i32>>()).unwrap();
-        let config = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (64, 1, 1), shared_mem_bytes: 60 << 10 };
+        let config = LaunchConfig {
+            grid_dim: (1, 1, 1),
+            block_dim: (64, 1, 1),
+            shared_mem_bytes: 60 << 10,
+        };
         // SAFETY: the argument is that of the kernel.
         let refused = unsafe { stream.launch_builder(&reverse).arg(&mut p).launch(config) };
-        assert_eq!(refused.unwrap_err().0, sys::CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert_eq!(
+            refused.unwrap_err().0,
+            sys::CUresult::CUDA_ERROR_INVALID_VALUE
+        );
         reverse.set_attribute(DYNAMIC, 60 << 10).unwrap();
         // SAFETY: as above.
         unsafe { stream.launch_builder(&reverse).arg(&mut p).launch(config) }.unwrap();
-        assert_eq!(stream.clone_dtoh(&p).unwrap(), (0..64).rev().collect::<Vec<i32>>());
+        assert_eq!(
+            stream.clone_dtoh(&p).unwrap(),
+            (0..64).rev().collect::<Vec<i32>>()
+        );
         assert!(reverse.set_attribute(DYNAMIC, 228 << 10).is_err());
     });
 }
 
 #[test]
 fn threads_share_a_context() {
-    on_softcuda("safe::threads_share_a_context", &[("SOFTCUDA_DEVICE", "tiny")], || {
-        let context = CudaContext::new(0).unwrap();
-        let module = context.load_module(Ptx::from_src(PTX)).unwrap();
-        let add = Arc::new(module.load_function("add").unwrap());
-        std::thread::scope(|scope| {
-            for by in 1..5 {
-                let (context, add) = (context.clone(), add.clone());
-                scope.spawn(move || {
-                    context.bind_to_thread().unwrap();
-                    let stream = context.new_stream().unwrap();
-                    let mut p = stream.alloc_zeros::<i32>(N).unwrap();
-                    let n = N as i32;
-                    for _ in 0..10 {
-                        let config = LaunchConfig::for_num_elems(N as u32);
-                        let mut launch = stream.launch_builder(&add);
-                        // SAFETY: the arguments are those of the kernel.
-                        unsafe { launch.arg(&mut p).arg(&by).arg(&n).launch(config) }.unwrap();
-                    }
-                    assert_eq!(stream.clone_dtoh(&p).unwrap(), vec![10 * by; N]);
-                });
-            }
-        });
-    });
+    on_softcuda(
+        "safe::threads_share_a_context",
+        &[("SOFTCUDA_DEVICE", "tiny")],
+        || {
+            let context = CudaContext::new(0).unwrap();
+            let module = context.load_module(Ptx::from_src(PTX)).unwrap();
+            let add = Arc::new(module.load_function("add").unwrap());
+            std::thread::scope(|scope| {
+                for by in 1..5 {
+                    let (context, add) = (context.clone(), add.clone());
+                    scope.spawn(move || {
+                        context.bind_to_thread().unwrap();
+                        let stream = context.new_stream().unwrap();
+                        let mut p = stream.alloc_zeros::<i32>(N).unwrap();
+                        let n = N as i32;
+                        for _ in 0..10 {
+                            let config = LaunchConfig::for_num_elems(N as u32);
+                            let mut launch = stream.launch_builder(&add);
+                            // SAFETY: the arguments are those of the kernel.
+                            unsafe { launch.arg(&mut p).arg(&by).arg(&n).launch(config) }.unwrap();
+                        }
+                        assert_eq!(stream.clone_dtoh(&p).unwrap(), vec![10 * by; N]);
+                    });
+                }
+            });
+        },
+    );
 }

@@ -18,7 +18,11 @@ pub fn library() -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
     let deps = test.parent().expect("a folder");
     let library = deps.join("libsoftcuda.so");
-    assert!(library.is_file(), "expected {} beside the test", library.display());
+    assert!(
+        library.is_file(),
+        "expected {} beside the test",
+        library.display()
+    );
     library
 }
 
@@ -47,7 +51,11 @@ impl Ended {
     /// Checks that the process said all of `parts`.
     pub fn says(&self, parts: &[&str]) {
         for part in parts {
-            assert!(self.said.contains(part), "expected `{part}` in:\n{}", self.said);
+            assert!(
+                self.said.contains(part),
+                "expected `{part}` in:\n{}",
+                self.said
+            );
         }
     }
 }
@@ -57,7 +65,9 @@ pub fn run(mut command: Command, env: &[(&str, &str)]) -> Ended {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SOFTCUDA_")) {
         command.env_remove(name);
     }
-    command.env("LD_LIBRARY_PATH", folder()).envs(env.iter().copied());
+    command
+        .env("LD_LIBRARY_PATH", folder())
+        .envs(env.iter().copied());
     let output = command.output().expect("a process");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let success = output.status.success();
@@ -79,7 +89,11 @@ pub fn on_softcuda(test: &str, env: &[(&str, &str)], body: impl FnOnce()) -> Opt
     command.args(["--exact", test, "--nocapture"]);
     let env: Vec<_> = env.iter().copied().chain([(CHILD, test)]).collect();
     let ended = run_child(command, &env);
-    assert!(ended.success && ended.said.contains(DONE), "{test}:\n{}", ended.said);
+    assert!(
+        ended.success && ended.said.contains(DONE),
+        "{test}:\n{}",
+        ended.said
+    );
     Some(ended)
 }
 
@@ -150,7 +164,11 @@ pub mod raw {
         // SAFETY: the slice is as long as it says.
         unsafe {
             let address = get(|a| sys::cuMemAlloc_v2(a, data.len() * 4));
-            ok(sys::cuMemcpyHtoD_v2(address, data.as_ptr().cast(), data.len() * 4));
+            ok(sys::cuMemcpyHtoD_v2(
+                address,
+                data.as_ptr().cast(),
+                data.len() * 4,
+            ));
             address
         }
     }
@@ -173,7 +191,19 @@ pub mod raw {
         let arguments = arguments.as_mut_ptr();
         // SAFETY: the tests give the arguments that their kernels take.
         unsafe {
-            sys::cuLaunchKernel(function, blocks, 1, 1, 32, 1, 1, 0, stream, arguments, null_mut())
+            sys::cuLaunchKernel(
+                function,
+                blocks,
+                1,
+                1,
+                32,
+                1,
+                1,
+                0,
+                stream,
+                arguments,
+                null_mut(),
+            )
         }
     }
 
@@ -185,7 +215,12 @@ pub mod raw {
         mut by: i32,
     ) -> CUresult {
         let mut n = 32;
-        launch(function, 1, stream, &mut [pointer(&mut p), pointer(&mut by), pointer(&mut n)])
+        launch(
+            function,
+            1,
+            stream,
+            &mut [pointer(&mut p), pointer(&mut by), pointer(&mut n)],
+        )
     }
 
     /// Launches `twice_plus_one(p, 32)`.

@@ -22,21 +22,32 @@ fn every_symbol_that_cudarc_resolves_exists() {
 
 #[test]
 fn what_has_no_meaning_here_says_so_by_name() {
-    let ended = on_softcuda("symbols::what_has_no_meaning_here_says_so_by_name", &[], || {
-        // SAFETY: none of these touches what it is given.
-        unsafe {
-            assert_eq!(sys::cuInit(0), sys::CUresult::CUDA_SUCCESS);
-            for _ in 0..2 {
-                let code = sys::cuArrayDestroy(std::ptr::null_mut());
+    let ended = on_softcuda(
+        "symbols::what_has_no_meaning_here_says_so_by_name",
+        &[],
+        || {
+            // SAFETY: none of these touches what it is given.
+            unsafe {
+                assert_eq!(sys::cuInit(0), sys::CUresult::CUDA_SUCCESS);
+                for _ in 0..2 {
+                    let code = sys::cuArrayDestroy(std::ptr::null_mut());
+                    assert_eq!(code, sys::CUresult::CUDA_ERROR_NOT_SUPPORTED);
+                }
+                let code = sys::cuTexObjectDestroy(7);
                 assert_eq!(code, sys::CUresult::CUDA_ERROR_NOT_SUPPORTED);
             }
-            let code = sys::cuTexObjectDestroy(7);
-            assert_eq!(code, sys::CUresult::CUDA_ERROR_NOT_SUPPORTED);
-        }
-    });
+        },
+    );
     if let Some(Ended { said, .. }) = ended {
-        assert_eq!(said.matches("cuArrayDestroy is not supported").count(), 1, "{said}");
-        assert!(said.contains("cuTexObjectDestroy is not supported"), "{said}");
+        assert_eq!(
+            said.matches("cuArrayDestroy is not supported").count(),
+            1,
+            "{said}"
+        );
+        assert!(
+            said.contains("cuTexObjectDestroy is not supported"),
+            "{said}"
+        );
     }
 }
 

@@ -11,7 +11,11 @@ const SCHEDULE_MASK: u32 = 7;
 
 fn device_zero(device: i32) -> Result {
     driver()?;
-    if device == 0 { Ok(()) } else { Err(ERROR_INVALID_DEVICE) }
+    if device == 0 {
+        Ok(())
+    } else {
+        Err(ERROR_INVALID_DEVICE)
+    }
 }
 
 /// Ends a context: its work is done first, then all that it owns is gone. What was not freed
@@ -83,7 +87,13 @@ fn limit(state: &State, context: Handle, which: u32) -> Result<usize> {
         6 => 0,
         _ => return Err(ERROR_UNSUPPORTED_LIMIT),
     };
-    Ok(state.contexts.get(context)?.limits.get(&which).copied().unwrap_or(default))
+    Ok(state
+        .contexts
+        .get(context)?
+        .limits
+        .get(&which)
+        .copied()
+        .unwrap_or(default))
 }
 
 api! {

@@ -12,7 +12,11 @@ const VERSION: i32 = 13000;
 
 fn model(device: i32) -> Result<&'static Model> {
     let model = driver()?.settings.model;
-    if device == 0 { Ok(model) } else { Err(ERROR_INVALID_DEVICE) }
+    if device == 0 {
+        Ok(model)
+    } else {
+        Err(ERROR_INVALID_DEVICE)
+    }
 }
 
 /// Kilohertz, bytes and the like fit the interface's `int` or are cut to its largest value.
@@ -67,7 +71,10 @@ fn attribute(model: &Model, attribute: u32) -> Option<i32> {
 }
 
 fn write_text(text: &str, to: Out<c_char>, bytes: i32) -> Result {
-    let bytes = usize::try_from(bytes).ok().filter(|&n| n > 0).ok_or(ERROR_INVALID_VALUE)?;
+    let bytes = usize::try_from(bytes)
+        .ok()
+        .filter(|&n| n > 0)
+        .ok_or(ERROR_INVALID_VALUE)?;
     let kept = text.len().min(bytes - 1);
     for (i, &byte) in text.as_bytes()[..kept].iter().chain(&[0]).enumerate() {
         to.at(i).set(byte as c_char)?;
@@ -75,12 +82,20 @@ fn write_text(text: &str, to: Out<c_char>, bytes: i32) -> Result {
     Ok(())
 }
 
-const UUID: Uuid = Uuid { bytes: *b"softcuda device0" };
+const UUID: Uuid = Uuid {
+    bytes: *b"softcuda device0",
+};
 
 /// Flag of `cuGetProcAddress`: names mean their variants for per-thread default streams.
 const PER_THREAD_DEFAULT_STREAM: u64 = 2;
 
-fn proc_address(symbol: Text, address: Out<*const ()>, version: i32, flags: u64, status: Out<u32>) -> Result {
+fn proc_address(
+    symbol: Text,
+    address: Out<*const ()>,
+    version: i32,
+    flags: u64,
+    status: Out<u32>,
+) -> Result {
     let name = symbol.get()?;
     let found = if flags & PER_THREAD_DEFAULT_STREAM != 0 {
         None

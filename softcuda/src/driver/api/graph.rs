@@ -31,7 +31,10 @@ fn add(node: Out<Handle>, graph: Handle, after: In<Handle>, count: usize, op: No
     if node.is_null() {
         return Err(ERROR_INVALID_VALUE);
     }
-    let edges = after.list(count)?.into_iter().map(|before| (before, EdgeData::default()));
+    let edges = after
+        .list(count)?
+        .into_iter()
+        .map(|before| (before, EdgeData::default()));
     node.set(lock()?.add_node(graph, op, edges)?)
 }
 
@@ -50,7 +53,11 @@ fn kernel_op(state: &State, params: &KernelNodeParamsV1) -> Result<NodeOp> {
 
 /// The function of the second version's parameters: a kernel of a library counts as one.
 fn of_v2(params: &KernelNodeParams) -> KernelNodeParamsV1 {
-    let func = if params.v1.func == 0 { params.kernel } else { params.v1.func };
+    let func = if params.v1.func == 0 {
+        params.kernel
+    } else {
+        params.v1.func
+    };
     KernelNodeParamsV1 { func, ..params.v1 }
 }
 
@@ -69,7 +76,14 @@ fn fill_op(params: In<MemsetNodeParams>) -> Result<NodeOp> {
         return Err(ERROR_INVALID_VALUE);
     }
     let (to, pitch, value) = (p.dst, p.pitch, p.value);
-    Ok(NodeOp::Work(Op::Fill(Fill { to, pitch, value, element_bytes, width: p.width, height: p.height })))
+    Ok(NodeOp::Work(Op::Fill(Fill {
+        to,
+        pitch,
+        value,
+        element_bytes,
+        width: p.width,
+        height: p.height,
+    })))
 }
 
 fn host_op(params: In<HostNodeParams>) -> Result<NodeOp> {
@@ -77,7 +91,10 @@ fn host_op(params: In<HostNodeParams>) -> Result<NodeOp> {
     if params.function.is_none() {
         return Err(ERROR_INVALID_VALUE);
     }
-    let call = HostCall { function: params.function, data: params.data as usize };
+    let call = HostCall {
+        function: params.function,
+        data: params.data as usize,
+    };
     Ok(NodeOp::Work(Op::Host(call)))
 }
 
@@ -98,17 +115,29 @@ fn keep_cooperation(old: &NodeOp, new: NodeOp) -> NodeOp {
         (NodeOp::Work(Op::Kernel(old)), NodeOp::Work(Op::Kernel(new))) => {
             let mut launch = new.launch.clone();
             launch.cooperative = old.launch.cooperative;
-            NodeOp::Work(Op::Kernel(Arc::new(KernelWork { function: new.function, launch })))
+            NodeOp::Work(Op::Kernel(Arc::new(KernelWork {
+                function: new.function,
+                launch,
+            })))
         }
         (_, new) => new,
     }
 }
 
 /// Replaces what a node of an instantiated graph does.
-fn replace_in_exec(exec: Handle, node: Handle, op: impl FnOnce(&State) -> Result<NodeOp>) -> Result {
+fn replace_in_exec(
+    exec: Handle,
+    node: Handle,
+    op: impl FnOnce(&State) -> Result<NodeOp>,
+) -> Result {
     let mut state = lock()?;
     let op = op(&state)?;
-    let found = state.graph_execs.get_mut(exec)?.nodes.get_mut(&node).ok_or(ERROR_INVALID_VALUE)?;
+    let found = state
+        .graph_execs
+        .get_mut(exec)?
+        .nodes
+        .get_mut(&node)
+        .ok_or(ERROR_INVALID_VALUE)?;
     if found.op.kind() != op.kind() {
         return Err(ERROR_INVALID_VALUE);
     }
@@ -136,11 +165,17 @@ fn kernel_params(node: Handle) -> Result<KernelNodeParamsV1> {
             .iter()
             .map(|p| {
                 let at = p.offset as usize;
-                launch.params[at..at + p.bytes as usize].chunks(8).map(word).collect()
+                launch.params[at..at + p.bytes as usize]
+                    .chunks(8)
+                    .map(word)
+                    .collect()
             })
             .collect();
         let pointers = values.iter().map(|value| value.as_ptr() as usize).collect();
-        node.shown = Some(Box::new(ShownParams { _values: values, pointers }));
+        node.shown = Some(Box::new(ShownParams {
+            _values: values,
+            pointers,
+        }));
     }
     let shown = node.shown.as_ref().ok_or(ERROR_UNKNOWN)?;
     Ok(KernelNodeParamsV1 {
@@ -159,7 +194,7 @@ fn copy_params(copy: &Copy) -> Memcpy3d {
         Place::Host(address) => (1, *address, 0),
         Place::Staged(_) => (1, 0, 0), // never in a graph
     };
-    let rows = |pitch: [usize; 2]| if pitch[0] == 0 { 0 } else { pitch[1] / pitch[0] };
+    let rows = |pitch: [usize; 2]| pitch[1].checked_div(pitch[0]).unwrap_or(0);
     let ((src_type, src_host, src_device), (dst_type, dst_host, dst_device)) =
         (side(&copy.from), side(&copy.to));
     Memcpy3d {
@@ -230,7 +265,10 @@ impl<T> Out<T> {
 fn edges(state: &State, graph: Handle) -> Result<Vec<Edge>> {
     let nodes = &state.graphs.get(graph)?.nodes;
     let of = |(&to, node): (&Handle, &GraphNode)| {
-        node.after.iter().map(|(&from, &data)| (from, to, data)).collect::<Vec<_>>()
+        node.after
+            .iter()
+            .map(|(&from, &data)| (from, to, data))
+            .collect::<Vec<_>>()
     };
     Ok(nodes.iter().flat_map(of).collect())
 }
@@ -244,10 +282,20 @@ fn edges_at(node: Handle, into: bool) -> Result<Vec<Edge>> {
     Ok(edges)
 }
 
-fn connect(graph: Handle, from: In<Handle>, to: In<Handle>, data: In<EdgeData>, count: usize) -> Result {
+fn connect(
+    graph: Handle,
+    from: In<Handle>,
+    to: In<Handle>,
+    data: In<EdgeData>,
+    count: usize,
+) -> Result {
     let mut state = lock()?;
     let (from, to) = (from.list(count)?, to.list(count)?);
-    let data = if data.is_null() { vec![EdgeData::default(); count] } else { data.list(count)? };
+    let data = if data.is_null() {
+        vec![EdgeData::default(); count]
+    } else {
+        data.list(count)?
+    };
     let nodes = &mut state.graphs.get_mut(graph)?.nodes;
     for ((from, to), data) in from.into_iter().zip(to).zip(data) {
         if from == to || !nodes.contains_key(&from) {
@@ -291,13 +339,21 @@ fn update_exec(exec: Handle, graph: Handle) -> Result<(u32, Handle)> {
     if old.nodes.len() != new.nodes.len() {
         return Ok((update::TOPOLOGY_CHANGED, 0));
     }
-    let renamed: BTreeMap<Handle, Handle> =
-        new.nodes.keys().copied().zip(old.nodes.keys().copied()).collect();
+    let renamed: BTreeMap<Handle, Handle> = new
+        .nodes
+        .keys()
+        .copied()
+        .zip(old.nodes.keys().copied())
+        .collect();
     let mut taken: Vec<(Handle, ExecNode)> = Vec::new();
     for (handle, node) in &new.nodes {
         let target = renamed[handle];
         let before = &old.nodes[&target];
-        let after: BTreeMap<_, _> = node.after.iter().map(|(from, data)| (renamed[from], *data)).collect();
+        let after: BTreeMap<_, _> = node
+            .after
+            .iter()
+            .map(|(from, data)| (renamed[from], *data))
+            .collect();
         if after != before.after {
             return Ok((update::TOPOLOGY_CHANGED, *handle));
         }
@@ -312,16 +368,22 @@ fn update_exec(exec: Handle, graph: Handle) -> Result<(u32, Handle)> {
             }
             (NodeOp::Work(Op::Copy(new)), NodeOp::Work(Op::Copy(old))) => {
                 // A copy keeps its kind of memory on both sides.
-                let same = |a: &Place, b: &Place| {
-                    std::mem::discriminant(a) == std::mem::discriminant(b)
-                };
+                let same =
+                    |a: &Place, b: &Place| std::mem::discriminant(a) == std::mem::discriminant(b);
                 if !same(&new.from, &old.from) || !same(&new.to, &old.to) {
                     return Ok((update::PARAMETERS_CHANGED, *handle));
                 }
             }
             _ => {}
         }
-        taken.push((target, ExecNode { after, enabled: before.enabled, op: node.op.clone() }));
+        taken.push((
+            target,
+            ExecNode {
+                after,
+                enabled: before.enabled,
+                op: node.op.clone(),
+            },
+        ));
     }
     old.nodes.extend(taken);
     Ok((update::SUCCESS, 0))
@@ -330,13 +392,34 @@ fn update_exec(exec: Handle, graph: Handle) -> Result<(u32, Handle)> {
 /// A graph with the nodes of an instantiated one, for a launch that is captured.
 fn graph_of(state: &mut State, exec: Handle) -> Result<Handle> {
     let nodes = state.graph_execs.get(exec)?.nodes.clone();
-    let graph = state.graphs.add(Graph { owned: true, ..Graph::default() });
-    let renamed: BTreeMap<Handle, Handle> =
-        nodes.keys().map(|&old| (old, state.nodes.add(graph))).collect();
+    let graph = state.graphs.add(Graph {
+        owned: true,
+        ..Graph::default()
+    });
+    let renamed: BTreeMap<Handle, Handle> = nodes
+        .keys()
+        .map(|&old| (old, state.nodes.add(graph)))
+        .collect();
     let copied = nodes.into_iter().map(|(old, node)| {
-        let after = node.after.iter().map(|(from, data)| (renamed[from], *data)).collect();
-        let op = if node.enabled { node.op } else { NodeOp::Work(Op::Nothing) };
-        (renamed[&old], GraphNode { op, after, original: None, shown: None })
+        let after = node
+            .after
+            .iter()
+            .map(|(from, data)| (renamed[from], *data))
+            .collect();
+        let op = if node.enabled {
+            node.op
+        } else {
+            NodeOp::Work(Op::Nothing)
+        };
+        (
+            renamed[&old],
+            GraphNode {
+                op,
+                after,
+                original: None,
+                shown: None,
+            },
+        )
     });
     state.graphs.get_mut(graph)?.nodes = copied.collect();
     Ok(graph)
@@ -355,7 +438,9 @@ fn drawing(state: &State, graph: Handle) -> Result<String> {
     for (handle, node) in &state.graphs.get(graph)?.nodes {
         let name = match &node.op {
             NodeOp::Work(Op::Kernel(work)) => work.launch.kernel.name.clone(),
-            NodeOp::Work(Op::Copy(copy)) => format!("copy {} x {} x {}", copy.width, copy.height, copy.depth),
+            NodeOp::Work(Op::Copy(copy)) => {
+                format!("copy {} x {} x {}", copy.width, copy.height, copy.depth)
+            }
             NodeOp::Work(Op::Fill(fill)) => format!("fill {} x {}", fill.width, fill.height),
             NodeOp::Work(Op::Nothing) => "empty".to_owned(),
             NodeOp::Child(_) => "graph".to_owned(),
@@ -368,7 +453,11 @@ fn drawing(state: &State, graph: Handle) -> Result<String> {
         let _ = writeln!(text, "  n{handle:x} [label=\"{name}\"];");
     }
     for (from, to, data) in edges(state, graph)? {
-        let style = if data.kind == 1 { " [style=dashed]" } else { "" };
+        let style = if data.kind == 1 {
+            " [style=dashed]"
+        } else {
+            ""
+        };
         let _ = writeln!(text, "  n{from:x} -> n{to:x}{style};");
     }
     text.push_str("}\n");

@@ -26,23 +26,38 @@ pub struct Request {
 }
 
 /// The parameter block that a program describes by one pointer for each parameter, or as bytes.
-fn parameters(kernel: &Kernel, params: *mut *mut c_void, extra: *mut *mut c_void) -> Result<Vec<u8>> {
+fn parameters(
+    kernel: &Kernel,
+    params: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> Result<Vec<u8>> {
     let mut block = vec![0u8; kernel.param_bytes as usize];
     if kernel.params.is_empty() {
         return Ok(block);
     }
     if !params.is_null() {
         let pointers = In(params.cast_const().cast::<*const u8>());
-        for (param, from) in kernel.params.iter().zip(pointers.list(kernel.params.len())?) {
+        for (param, from) in kernel
+            .params
+            .iter()
+            .zip(pointers.list(kernel.params.len())?)
+        {
             let value = In(from).list(param.bytes as usize)?;
             let at = param.offset as usize;
-            block.get_mut(at..at + value.len()).ok_or(ERROR_INVALID_VALUE)?.copy_from_slice(&value);
+            block
+                .get_mut(at..at + value.len())
+                .ok_or(ERROR_INVALID_VALUE)?
+                .copy_from_slice(&value);
         }
         return Ok(block);
     }
     let words = In(extra.cast_const().cast::<usize>());
     if words.is_null() {
-        say!("{}: {} parameters expected, none given", kernel.name, kernel.params.len());
+        say!(
+            "{}: {} parameters expected, none given",
+            kernel.name,
+            kernel.params.len()
+        );
         return Err(ERROR_INVALID_VALUE);
     }
     let (mut buffer, mut bytes) = (0usize, None);
@@ -61,9 +76,18 @@ fn parameters(kernel: &Kernel, params: *mut *mut c_void, extra: *mut *mut c_void
     }
     let given = In(buffer as *const u8).list(bytes.ok_or(ERROR_INVALID_VALUE)?)?;
     // the end of the last parameter; a block may be padded or not
-    let needed = kernel.params.iter().map(|p| (p.offset + p.bytes) as usize).max().unwrap_or(0);
+    let needed = kernel
+        .params
+        .iter()
+        .map(|p| (p.offset + p.bytes) as usize)
+        .max()
+        .unwrap_or(0);
     if given.len() < needed {
-        say!("{}: {needed} bytes of parameters expected, {} given", kernel.name, given.len());
+        say!(
+            "{}: {needed} bytes of parameters expected, {} given",
+            kernel.name,
+            given.len()
+        );
         return Err(ERROR_INVALID_VALUE);
     }
     let kept = given.len().min(block.len());
@@ -79,7 +103,10 @@ fn check(model: &Model, function: &Function, request: &Request) -> Result {
         Err(code)
     };
     let (grid, block) = (request.grid, request.block);
-    for (what, sizes, most) in [("grid", grid, model.max_grid), ("block", block, model.max_block)] {
+    for (what, sizes, most) in [
+        ("grid", grid, model.max_grid),
+        ("block", block, model.max_block),
+    ] {
         if sizes.contains(&0) || sizes.iter().zip(most).any(|(&size, most)| size > most) {
             let message = format!("{what} {sizes:?}: expected at least 1, at most {most:?}");
             return refuse(ERROR_INVALID_VALUE, message);
@@ -87,8 +114,10 @@ fn check(model: &Model, function: &Function, request: &Request) -> Result {
     }
     let threads = block.iter().map(|&n| u64::from(n)).product::<u64>();
     if threads > u64::from(model.max_threads_per_block) {
-        let message =
-            format!("{threads} threads in a block, at most {}", model.max_threads_per_block);
+        let message = format!(
+            "{threads} threads in a block, at most {}",
+            model.max_threads_per_block
+        );
         return refuse(ERROR_INVALID_VALUE, message);
     }
     let threads = threads as u32;
@@ -102,7 +131,10 @@ fn check(model: &Model, function: &Function, request: &Request) -> Result {
         return refuse(ERROR_LAUNCH_OUT_OF_RESOURCES, message);
     }
     if threads > kernel.max_threads {
-        let message = format!("{threads} threads in a block, it was built for {}", kernel.max_threads);
+        let message = format!(
+            "{threads} threads in a block, it was built for {}",
+            kernel.max_threads
+        );
         return refuse(ERROR_INVALID_VALUE, message);
     }
     if request.shared_bytes > function.dynamic_shared_limit {
@@ -141,7 +173,10 @@ pub fn prepare(state: &State, request: &Request) -> Result<Arc<KernelWork>> {
         programmatic: false,
         concurrent: false,
     };
-    Ok(Arc::new(KernelWork { function: request.function, launch }))
+    Ok(Arc::new(KernelWork {
+        function: request.function,
+        launch,
+    }))
 }
 
 fn launch(request: Request, stream: Handle, programmatic: bool) -> Result {
@@ -149,11 +184,16 @@ fn launch(request: Request, stream: Handle, programmatic: bool) -> Result {
     let stream = state.stream(stream)?;
     let work = prepare(&state, &request)?;
     if state.functions.get(request.function)?.context != state.streams.get(stream)?.context {
-        say!("{}: function and stream are of different contexts", work.launch.kernel.name);
+        say!(
+            "{}: function and stream are of different contexts",
+            work.launch.kernel.name
+        );
         return Err(ERROR_INVALID_CONTEXT);
     }
     state.fault("launch", ERROR_LAUNCH_OUT_OF_RESOURCES)?;
-    state.enqueue(stream, Op::Kernel(work), programmatic).map(|_| ())
+    state
+        .enqueue(stream, Op::Kernel(work), programmatic)
+        .map(|_| ())
 }
 
 /// What the attributes of a launch ask for.
@@ -201,7 +241,10 @@ fn wishes(model: &Model, attributes: &[LaunchAttribute]) -> Result<Wishes> {
 fn resident(state: &State, function: Handle, threads: i32, shared: usize) -> Result<u32> {
     let kernel = &state.functions.get(function)?.kernel;
     let model = driver()?.settings.model;
-    let threads = u32::try_from(threads).ok().filter(|&n| n > 0).ok_or(ERROR_INVALID_VALUE)?;
+    let threads = u32::try_from(threads)
+        .ok()
+        .filter(|&n| n > 0)
+        .ok_or(ERROR_INVALID_VALUE)?;
     if threads > kernel.max_threads.min(model.max_threads_per_block) {
         return Ok(0);
     }
@@ -225,8 +268,17 @@ fn potential(
     let state = lock()?;
     state.current()?;
     let model = driver()?.settings.model;
-    let most = state.functions.get(function)?.kernel.max_threads.min(model.max_threads_per_block);
-    let most = if limit > 0 { most.min(limit as u32) } else { most };
+    let most = state
+        .functions
+        .get(function)?
+        .kernel
+        .max_threads
+        .min(model.max_threads_per_block);
+    let most = if limit > 0 {
+        most.min(limit as u32)
+    } else {
+        most
+    };
     let step = model.warp_size;
     let mut best = (0, 0, 0);
     let mut threads = most;
@@ -258,7 +310,8 @@ api! {
     ) {
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
         let cooperative = false;
-        launch(Request { function, grid, block, shared_bytes, params, extra, cooperative }, stream, false)
+        let request = Request { function, grid, block, shared_bytes, params, extra, cooperative };
+        launch(request, stream, false)
     }
 
     fn cuLaunchCooperativeKernel(
@@ -267,7 +320,8 @@ api! {
     ) {
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
         let (extra, cooperative) = (std::ptr::null_mut(), true);
-        launch(Request { function, grid, block, shared_bytes, params, extra, cooperative }, stream, false)
+        let request = Request { function, grid, block, shared_bytes, params, extra, cooperative };
+        launch(request, stream, false)
     }
 
     fn cuLaunchKernelEx(

@@ -19,7 +19,9 @@ pub fn code_of(error: &MemoryError) -> CUresult {
 }
 
 fn layout(bytes: usize) -> Result<Layout> {
-    let bytes = bytes.checked_next_multiple_of(PAGE).ok_or(ERROR_OUT_OF_MEMORY)?;
+    let bytes = bytes
+        .checked_next_multiple_of(PAGE)
+        .ok_or(ERROR_OUT_OF_MEMORY)?;
     Layout::from_size_align(bytes, PAGE).map_err(|_| ERROR_OUT_OF_MEMORY)
 }
 
@@ -35,7 +37,14 @@ impl State {
             say!("{error}");
             code_of(&error)
         })?;
-        self.blocks.insert(address, Block { context, bytes, kind });
+        self.blocks.insert(
+            address,
+            Block {
+                context,
+                bytes,
+                kind,
+            },
+        );
         Ok(address)
     }
 
@@ -60,7 +69,14 @@ impl State {
             return Err(ERROR_OUT_OF_MEMORY);
         }
         let address = memory as u64;
-        self.blocks.insert(address, Block { context, bytes, kind });
+        self.blocks.insert(
+            address,
+            Block {
+                context,
+                bytes,
+                kind,
+            },
+        );
         Ok(address)
     }
 
@@ -198,7 +214,9 @@ fn copy(mut state: Guard, stream: Handle, mut copy: Copy, mode: Wait) -> Result 
     let context = state.streams.get(stream)?.context;
     state.fault("copy", ERROR_UNKNOWN)?;
     let rows = |pitch: [usize; 2], copy: &Copy| {
-        copy.depth.saturating_sub(1) * pitch[1] + copy.height.saturating_sub(1) * pitch[0] + copy.width
+        copy.depth.saturating_sub(1) * pitch[1]
+            + copy.height.saturating_sub(1) * pitch[0]
+            + copy.width
     };
     if copy.width == 0 || copy.height == 0 || copy.depth == 0 {
         return Ok(());
@@ -334,7 +352,7 @@ fn fill(stream: Handle, fill: Fill, mode: Wait) -> Result {
     }
     let row = fill.width * fill.element_bytes;
     let bytes = (fill.height - 1) * fill.pitch + row;
-    if fill.to % fill.element_bytes as u64 != 0 || (fill.height > 1 && fill.pitch < row) {
+    if !fill.to.is_multiple_of(fill.element_bytes as u64) || (fill.height > 1 && fill.pitch < row) {
         return Err(ERROR_INVALID_VALUE);
     }
     state.check_range(fill.to, bytes)?;
@@ -346,8 +364,40 @@ fn fill(stream: Handle, fill: Fill, mode: Wait) -> Result {
     Ok(())
 }
 
-fn fill_row(stream: Handle, to: u64, value: u32, element_bytes: usize, width: usize, mode: Wait) -> Result {
-    fill(stream, Fill { to, pitch: 0, value, element_bytes, width, height: 1 }, mode)
+fn fill_row(
+    stream: Handle,
+    to: u64,
+    value: u32,
+    element_bytes: usize,
+    width: usize,
+    mode: Wait,
+) -> Result {
+    fill(
+        stream,
+        Fill {
+            to,
+            pitch: 0,
+            value,
+            element_bytes,
+            width,
+            height: 1,
+        },
+        mode,
+    )
+}
+
+/// A fill of rows: their pitch, the bytes of an element, elements of a row, rows.
+fn fill_rows(stream: Handle, to: u64, sizes: [usize; 4], value: u32, mode: Wait) -> Result {
+    let [pitch, element_bytes, width, height] = sizes;
+    let rows = Fill {
+        to,
+        pitch,
+        value,
+        element_bytes,
+        width,
+        height,
+    };
+    fill(stream, rows, mode)
 }
 
 /// The value of a `CUpointer_attribute`, in the form of its type.
@@ -523,12 +573,17 @@ api! {
         count: u32, which: In<u32>, values: In<Out<u8>>, address: u64,
     ) {
         let state = lock()?;
-        for (which, value) in which.list(count as usize)?.into_iter().zip(values.list(count as usize)?) {
+        let count = count as usize;
+        for (which, value) in which.list(count)?.into_iter().zip(values.list(count)?) {
             // Of a pointer that is not known, every attribute is zero.
             match pointer_attribute(&state, which, address, value) {
                 Err(_) if driver()?.memory.allocation(address).is_none() => {
                     let wide = matches!(which, 1 | 3 | 4 | 7 | 11 | 12 | 14 | 17);
-                    if wide { Out(value.0.cast::<u64>()).set(0)? } else { Out(value.0.cast::<u32>()).set(0)? }
+                    if wide {
+                        Out(value.0.cast::<u64>()).set(0)?
+                    } else {
+                        Out(value.0.cast::<u32>()).set(0)?
+                    }
                 }
                 other => other?,
             }
@@ -579,7 +634,8 @@ api! {
     }
 
     fn cuMemcpyPeerAsync(
-        to: u64, _to_context: Handle, from: u64, _from_context: Handle, bytes: usize, stream: Handle,
+        to: u64, _to_context: Handle, from: u64, _from_context: Handle, bytes: usize,
+        stream: Handle,
     ) {
         any_to_any(stream, to, from, bytes, Wait::Never)
     }
@@ -629,33 +685,33 @@ api! {
     }
 
     fn cuMemsetD2D8_v2(to: u64, pitch: usize, value: u8, width: usize, height: usize) {
-        fill(LEGACY, Fill { to, pitch, value: value.into(), element_bytes: 1, width, height }, Wait::Done)
+        fill_rows(LEGACY, to, [pitch, 1, width, height], value.into(), Wait::Done)
     }
 
     fn cuMemsetD2D16_v2(to: u64, pitch: usize, value: u16, width: usize, height: usize) {
-        fill(LEGACY, Fill { to, pitch, value: value.into(), element_bytes: 2, width, height }, Wait::Done)
+        fill_rows(LEGACY, to, [pitch, 2, width, height], value.into(), Wait::Done)
     }
 
     fn cuMemsetD2D32_v2(to: u64, pitch: usize, value: u32, width: usize, height: usize) {
-        fill(LEGACY, Fill { to, pitch, value, element_bytes: 4, width, height }, Wait::Done)
+        fill_rows(LEGACY, to, [pitch, 4, width, height], value, Wait::Done)
     }
 
     fn cuMemsetD2D8Async(
         to: u64, pitch: usize, value: u8, width: usize, height: usize, stream: Handle,
     ) {
-        fill(stream, Fill { to, pitch, value: value.into(), element_bytes: 1, width, height }, Wait::Never)
+        fill_rows(stream, to, [pitch, 1, width, height], value.into(), Wait::Never)
     }
 
     fn cuMemsetD2D16Async(
         to: u64, pitch: usize, value: u16, width: usize, height: usize, stream: Handle,
     ) {
-        fill(stream, Fill { to, pitch, value: value.into(), element_bytes: 2, width, height }, Wait::Never)
+        fill_rows(stream, to, [pitch, 2, width, height], value.into(), Wait::Never)
     }
 
     fn cuMemsetD2D32Async(
         to: u64, pitch: usize, value: u32, width: usize, height: usize, stream: Handle,
     ) {
-        fill(stream, Fill { to, pitch, value, element_bytes: 4, width, height }, Wait::Never)
+        fill_rows(stream, to, [pitch, 4, width, height], value, Wait::Never)
     }
 
     fn cuMemAdvise(address: u64, bytes: usize, _advice: u32, _device: i32) {

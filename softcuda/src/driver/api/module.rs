@@ -20,7 +20,10 @@ static RESOURCES: Mutex<Option<String>> = Mutex::new(None);
 impl State {
     /// Loads an image into the current context.
     fn load(&mut self, image: Result<Image, Refusal>) -> Result<Handle, Refusal> {
-        let refuse = |code| Refusal { code, message: String::new() };
+        let refuse = |code| Refusal {
+            code,
+            message: String::new(),
+        };
         let context = self.current().map_err(refuse)?;
         self.not_while_capturing("cuModuleLoad").map_err(refuse)?;
         let driver = driver().map_err(refuse)?;
@@ -29,9 +32,18 @@ impl State {
         let resources = given.as_deref().or(image.resources.as_deref());
         let resources = resources.or(driver.settings.resources.as_deref());
         let model = driver.settings.model;
-        let loaded = ptx::Module::load(&image.ptx, model, &driver.memory, resources)
-            .map_err(|error| Refusal { code: error.code, message: error.to_string() })?;
-        Ok(self.modules.add(Module { context, loaded, functions: BTreeMap::new() }))
+        let loaded =
+            ptx::Module::load(&image.ptx, model, &driver.memory, resources).map_err(|error| {
+                Refusal {
+                    code: error.code,
+                    message: error.to_string(),
+                }
+            })?;
+        Ok(self.modules.add(Module {
+            context,
+            loaded,
+            functions: BTreeMap::new(),
+        }))
     }
 
     /// Takes a module, its functions and its variables away.
@@ -53,7 +65,10 @@ impl State {
         }
         let Some(kernel) = found.loaded.kernel(name).cloned() else {
             let names: Vec<_> = found.loaded.kernels().map(|k| k.name.clone()).collect();
-            say!("no kernel `{name}` in the module, which holds: {}", names.join(", "));
+            say!(
+                "no kernel `{name}` in the module, which holds: {}",
+                names.join(", ")
+            );
             return Err(ERROR_NOT_FOUND);
         };
         let handle = self.functions.add(Function {
@@ -68,14 +83,22 @@ impl State {
     }
 
     fn variable(&self, module: Handle, name: &str) -> Result<(u64, usize)> {
-        let found = self.modules.get(module)?.loaded.variable(name).ok_or(ERROR_NOT_FOUND)?;
+        let found = self
+            .modules
+            .get(module)?
+            .loaded
+            .variable(name)
+            .ok_or(ERROR_NOT_FOUND)?;
         Ok((found.address, found.bytes as usize))
     }
 }
 
 fn load_into(out: Out<Handle>, image: Result<Image, Refusal>) -> Result<(), Refusal> {
     let loaded = (|| {
-        let refuse = |code| Refusal { code, message: String::new() };
+        let refuse = |code| Refusal {
+            code,
+            message: String::new(),
+        };
         if out.is_null() {
             return Err(refuse(ERROR_INVALID_VALUE));
         }
@@ -96,13 +119,22 @@ fn code(outcome: Result<(), Refusal>) -> Result {
 
 /// The image that a program points to.
 fn image(address: usize) -> Result<Image, Refusal> {
-    let model = driver().map_err(|code| Refusal { code, message: String::new() })?.settings.model;
+    let model = driver()
+        .map_err(|code| Refusal {
+            code,
+            message: String::new(),
+        })?
+        .settings
+        .model;
     // SAFETY: the driver interface asks its caller for an image of a module.
     unsafe { image::at_address(address as *const u8, model) }
 }
 
 fn file(path: Text) -> Result<Image, Refusal> {
-    let refuse = |code| Refusal { code, message: String::new() };
+    let refuse = |code| Refusal {
+        code,
+        message: String::new(),
+    };
     let path = path.get().map_err(refuse)?;
     let model = driver().map_err(refuse)?.settings.model;
     let data = std::fs::read(&path).map_err(|error| Refusal {
@@ -145,13 +177,17 @@ fn set_attribute(state: &mut State, function: Handle, which: u32, value: i32) ->
     let function = state.functions.get_mut(function)?;
     match which {
         8 => {
-            let most = model.shared_per_block_optin.saturating_sub(function.kernel.static_shared);
+            let most = model
+                .shared_per_block_optin
+                .saturating_sub(function.kernel.static_shared);
             let value = u32::try_from(value).map_err(|_| ERROR_INVALID_VALUE)?;
             if value > most {
                 say!(
                     "{}: {value} bytes of dynamic shared memory asked for, {} has {most} beside \
                      the {} static ones",
-                    function.kernel.name, model.device_name, function.kernel.static_shared
+                    function.kernel.name,
+                    model.device_name,
+                    function.kernel.static_shared
                 );
                 return Err(ERROR_INVALID_VALUE);
             }
@@ -172,7 +208,10 @@ fn kept_name(name: &str) -> Result<*const c_char> {
         let kept = CString::new(name).map_err(|_| ERROR_INVALID_VALUE)?;
         names.insert(name.to_owned(), kept);
     }
-    names.get(name).map(|name| name.as_ptr()).ok_or(ERROR_NOT_FOUND)
+    names
+        .get(name)
+        .map(|name| name.as_ptr())
+        .ok_or(ERROR_NOT_FOUND)
 }
 
 fn param_info(function: Handle, index: usize, offset: Out<usize>, bytes: Out<usize>) -> Result {
@@ -184,8 +223,13 @@ fn param_info(function: Handle, index: usize, offset: Out<usize>, bytes: Out<usi
 }
 
 fn list_functions(state: &mut State, module: Handle, out: Out<Handle>, most: usize) -> Result {
-    let names: Vec<String> =
-        state.modules.get(module)?.loaded.kernels().map(|k| k.name.clone()).collect();
+    let names: Vec<String> = state
+        .modules
+        .get(module)?
+        .loaded
+        .kernels()
+        .map(|k| k.name.clone())
+        .collect();
     for (i, name) in names.iter().take(most).enumerate() {
         let function = state.function(module, name)?;
         out.at(i).set(function)?;

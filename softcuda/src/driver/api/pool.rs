@@ -9,7 +9,13 @@ use crate::driver::state::{BlockKind, Guard, Pool, driver, lock, say};
 /// `CU_MEMPOOL_ATTR_*` that count bytes in use.
 const USED_CURRENT: u32 = 7;
 
-fn allocate(mut state: Guard, address: Out<u64>, bytes: usize, pool: Option<Handle>, stream: Handle) -> Result {
+fn allocate(
+    mut state: Guard,
+    address: Out<u64>,
+    bytes: usize,
+    pool: Option<Handle>,
+    stream: Handle,
+) -> Result {
     let stream = state.stream(stream)?;
     if address.is_null() {
         return Err(ERROR_INVALID_VALUE);
@@ -30,7 +36,11 @@ fn allocate(mut state: Guard, address: Out<u64>, bytes: usize, pool: Option<Hand
 
 fn device_zero(device: i32) -> Result {
     driver()?;
-    if device == 0 { Ok(()) } else { Err(ERROR_INVALID_DEVICE) }
+    if device == 0 {
+        Ok(())
+    } else {
+        Err(ERROR_INVALID_DEVICE)
+    }
 }
 
 /// Attributes 1 to 3 and 5 to 6 of a pool count or allow what is not modelled; 4 is a threshold.
@@ -157,7 +167,11 @@ api! {
     fn cuMemPoolSetAttribute(pool: Handle, which: u32, value: In<u32>) {
         let mut state = lock()?;
         let pool = state.pools.get_mut(pool)?;
-        let value = if is_int(which) { value.get()?.into() } else { In(value.0.cast::<u64>()).get()? };
+        let value = if is_int(which) {
+            value.get()?.into()
+        } else {
+            In(value.0.cast::<u64>()).get()?
+        };
         match which {
             1..=4 => {
                 pool.attributes.insert(which, value);

@@ -44,7 +44,9 @@ fn host_call(stream: Handle, function: HostFn, data: usize) -> Result {
     if function.is_none() {
         return Err(ERROR_INVALID_VALUE);
     }
-    state.enqueue(stream, Op::Host(HostCall { function, data }), false).map(|_| ())
+    state
+        .enqueue(stream, Op::Host(HostCall { function, data }), false)
+        .map(|_| ())
 }
 
 /// A stream waits for what an event stands for.
@@ -68,7 +70,10 @@ fn wait_event(stream: Handle, event: Handle, flags: u32) -> Result {
         }
         (here, Some((capture, nodes))) => {
             // an event of a capture that has ended
-            let of = state.captures.get(capture).map_err(|_| ERROR_CAPTURED_EVENT)?;
+            let of = state
+                .captures
+                .get(capture)
+                .map_err(|_| ERROR_CAPTURED_EVENT)?;
             if of.invalid {
                 return Err(ERROR_STREAM_CAPTURE_INVALIDATED);
             }
@@ -125,10 +130,23 @@ fn begin(
     let into_graph = graph.is_some();
     let (graph, tail) = match graph {
         Some(given) => given,
-        None => (state.graphs.add(Graph { owned: true, ..Graph::default() }), Vec::new()),
+        None => (
+            state.graphs.add(Graph {
+                owned: true,
+                ..Graph::default()
+            }),
+            Vec::new(),
+        ),
     };
     let thread = std::thread::current().id();
-    let capture = Capture { graph, origin: stream, mode, thread, invalid: false, into_graph };
+    let capture = Capture {
+        graph,
+        origin: stream,
+        mode,
+        thread,
+        invalid: false,
+        into_graph,
+    };
     let capture = state.captures.add(capture);
     state.streams.get_mut(stream)?.capture = Some((capture, tail));
     Ok(())
@@ -181,7 +199,12 @@ fn update_dependencies(stream: Handle, nodes: In<Handle>, count: usize, flags: u
         return Err(ERROR_ILLEGAL_STATE);
     }
     let nodes = nodes.list(count)?;
-    let (capture, old) = state.streams.get(stream)?.capture.clone().ok_or(ERROR_ILLEGAL_STATE)?;
+    let (capture, old) = state
+        .streams
+        .get(stream)?
+        .capture
+        .clone()
+        .ok_or(ERROR_ILLEGAL_STATE)?;
     let graph = state.captures.get(capture)?.graph;
     for &node in &nodes {
         if *state.nodes.get(node)? != graph {
@@ -189,7 +212,7 @@ fn update_dependencies(stream: Handle, nodes: In<Handle>, count: usize, flags: u
         }
     }
     let mut tail = match flags {
-        0 => old, // add
+        0 => old,        // add
         1 => Vec::new(), // set
         _ => return Err(ERROR_INVALID_VALUE),
     };
