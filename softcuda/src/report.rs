@@ -128,7 +128,10 @@ fn estimate(sum: &KernelSum, model: &Model) -> (f64, &'static str) {
     let launch = 2e-6 * sum.launches as f64;
     let (seconds, what) = [(memory, "memory"), (issue, "issue"), (mma, "mma")]
         .into_iter()
-        .fold((0.0, "launch"), |best, next| if next.0 > best.0 { next } else { best });
+        .fold(
+            (0.0, "launch"),
+            |best, next| if next.0 > best.0 { next } else { best },
+        );
     if seconds < launch {
         (seconds + launch, "launch")
     } else {
@@ -155,7 +158,10 @@ impl Report {
     /// Adds one launch to its kernel's sum, and to the list of launches where `keep` says so.
     pub fn add(&mut self, launch: Counts, keep: bool) {
         self.process.launches += 1;
-        self.kernels.entry(launch.kernel.clone()).or_default().add(&launch);
+        self.kernels
+            .entry(launch.kernel.clone())
+            .or_default()
+            .add(&launch);
         if keep {
             self.launches.push(launch);
         }
@@ -166,10 +172,19 @@ impl Report {
     pub fn table(&self, model: Option<&Model>) -> String {
         let mut kernels: Vec<_> = self.kernels.iter().collect();
         kernels.sort_by_key(|(_, sum)| std::cmp::Reverse(sum.counts.traffic().bytes()));
-        let whole: u64 = kernels.iter().map(|(_, sum)| sum.counts.traffic().bytes()).sum();
+        let whole: u64 = kernels
+            .iter()
+            .map(|(_, sum)| sum.counts.traffic().bytes())
+            .sum();
 
         let mut head = vec!["kernel", "launches", "bytes", "share", "sectors", "unique"];
-        head.extend(["sector eff.", "warp instr.", "mma", "conflicts", "divergent"]);
+        head.extend([
+            "sector eff.",
+            "warp instr.",
+            "mma",
+            "conflicts",
+            "divergent",
+        ]);
         let mut rows = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
         if let Some(model) = model {
             rows[0].push(format!("estimate on {}", model.name));
@@ -205,7 +220,12 @@ impl Report {
         let mut text = String::new();
         let columns = rows[0].len();
         let widths: Vec<usize> = (0..columns)
-            .map(|c| rows.iter().map(|row| row[c].chars().count()).max().unwrap_or(0))
+            .map(|c| {
+                rows.iter()
+                    .map(|row| row[c].chars().count())
+                    .max()
+                    .unwrap_or(0)
+            })
             .collect();
         for row in &rows {
             // the name to the left, numbers to the right
@@ -305,8 +325,14 @@ mod tests {
     fn the_table_is_sorted_by_bytes_and_says_what_is_an_estimate() {
         let table = report().table(None);
         let lines: Vec<_> = table.lines().collect();
-        assert!(lines[1].starts_with("large") && lines[2].starts_with("small"), "{table}");
-        assert!(lines[1].contains("100.0 %") && lines[2].contains("50.0 %"), "{table}");
+        assert!(
+            lines[1].starts_with("large") && lines[2].starts_with("small"),
+            "{table}"
+        );
+        assert!(
+            lines[1].contains("100.0 %") && lines[2].contains("50.0 %"),
+            "{table}"
+        );
         assert!(!table.contains("estimate"), "{table}");
         let table = report().table(Model::named("h100"));
         assert!(table.contains("estimate on h100"), "{table}");

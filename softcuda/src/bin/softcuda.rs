@@ -21,9 +21,15 @@ const NAMES: [&str; 2] = ["libcuda.so", "libcuda.so.1"];
 fn library_folder() -> Result<PathBuf, String> {
     let program = std::env::current_exe().map_err(|e| format!("this program's own path: {e}"))?;
     let beside = program.parent().unwrap_or(Path::new("."));
-    let candidates = [beside.join("libsoftcuda.so"), beside.join("deps/libsoftcuda.so")];
+    let candidates = [
+        beside.join("libsoftcuda.so"),
+        beside.join("deps/libsoftcuda.so"),
+    ];
     let Some(library) = candidates.iter().find(|path| path.is_file()) else {
-        return Err(format!("expected {} (cargo build -p softcuda)", candidates[0].display()));
+        return Err(format!(
+            "expected {} (cargo build -p softcuda)",
+            candidates[0].display()
+        ));
     };
     let folder = beside.join("softcuda-lib");
     let wrong = |e: std::io::Error| format!("{}: {e}", folder.display());
@@ -49,7 +55,10 @@ fn run(program: &str, arguments: &[String]) -> Result<(), String> {
         paths.extend(std::env::split_paths(&others));
     }
     let paths = std::env::join_paths(paths).map_err(|e| format!("LD_LIBRARY_PATH: {e}"))?;
-    let error = Command::new(program).args(arguments).env("LD_LIBRARY_PATH", paths).exec();
+    let error = Command::new(program)
+        .args(arguments)
+        .env("LD_LIBRARY_PATH", paths)
+        .exec();
     Err(format!("{program}: {error}"))
 }
 

@@ -326,17 +326,38 @@ mod tests {
             GraphInstantiateParams, sys::CUDA_GRAPH_INSTANTIATE_PARAMS;
             GraphExecUpdateResultInfo, sys::CUgraphExecUpdateResultInfo;
         }
-        assert_eq!(offset_of!(LaunchAttribute, value), offset_of!(sys::CUlaunchAttribute, value));
-        assert_eq!(offset_of!(LaunchConfig, stream), offset_of!(sys::CUlaunchConfig, hStream));
-        assert_eq!(offset_of!(LaunchConfig, attrs), offset_of!(sys::CUlaunchConfig, attrs));
+        assert_eq!(
+            offset_of!(LaunchAttribute, value),
+            offset_of!(sys::CUlaunchAttribute, value)
+        );
+        assert_eq!(
+            offset_of!(LaunchConfig, stream),
+            offset_of!(sys::CUlaunchConfig, hStream)
+        );
+        assert_eq!(
+            offset_of!(LaunchConfig, attrs),
+            offset_of!(sys::CUlaunchConfig, attrs)
+        );
         let params = offset_of!(sys::CUDA_KERNEL_NODE_PARAMS, kernelParams);
         assert_eq!(offset_of!(KernelNodeParamsV1, params), params);
         let kernel = offset_of!(sys::CUDA_KERNEL_NODE_PARAMS, kern);
         assert_eq!(offset_of!(KernelNodeParams, kernel), kernel);
-        assert_eq!(offset_of!(Memcpy2d, dst_type), offset_of!(sys::CUDA_MEMCPY2D, dstMemoryType));
-        assert_eq!(offset_of!(Memcpy2d, height), offset_of!(sys::CUDA_MEMCPY2D, Height));
-        assert_eq!(offset_of!(Memcpy3d, dst_host), offset_of!(sys::CUDA_MEMCPY3D, dstHost));
-        assert_eq!(offset_of!(Memcpy3d, depth), offset_of!(sys::CUDA_MEMCPY3D, Depth));
+        assert_eq!(
+            offset_of!(Memcpy2d, dst_type),
+            offset_of!(sys::CUDA_MEMCPY2D, dstMemoryType)
+        );
+        assert_eq!(
+            offset_of!(Memcpy2d, height),
+            offset_of!(sys::CUDA_MEMCPY2D, Height)
+        );
+        assert_eq!(
+            offset_of!(Memcpy3d, dst_host),
+            offset_of!(sys::CUDA_MEMCPY3D, dstHost)
+        );
+        assert_eq!(
+            offset_of!(Memcpy3d, depth),
+            offset_of!(sys::CUDA_MEMCPY3D, Depth)
+        );
         assert_eq!(offset_of!(MemPoolProps, max_size), 32);
         let result = offset_of!(sys::CUDA_GRAPH_INSTANTIATE_PARAMS, result_out);
         assert_eq!(offset_of!(GraphInstantiateParams, result), result);

@@ -396,7 +396,10 @@ impl State {
         let before = self.before(stream)?;
         // Of what the stream waits for, a launch can only be its own last work: events and graphs
         // end in work of other kinds.
-        let own = self.tail(stream)?.into_iter().find(|&id| self.queue.is_kernel(id));
+        let own = self
+            .tail(stream)?
+            .into_iter()
+            .find(|&id| self.queue.is_kernel(id));
         let overlaps = own.filter(|_| programmatic);
         let context = self.streams.get(stream)?.context;
         let id = self.submit_node(context, op, &before, overlaps);

@@ -284,3 +284,82 @@ fn launches_of_two_streams_that_nothing_orders_race() {
         ended.says(&["GlobalRace"]);
     }
 }
+
+/// A small generator of choices, the same in every run.
+struct Choices(u64);
+
+impl Choices {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+/// Programs of kernels, copies and fills on several streams, where an event orders whatever
+/// touches the same buffer, come out as if everything ran in order of submission.
+#[test]
+fn what_events_order_comes_out_as_if_it_ran_in_order() {
+    under_seeds(
+        "order::what_events_order_comes_out_as_if_it_ran_in_order",
+        || {
+            const BUFFERS: usize = 5;
+            // SAFETY: handles and memory live until the end.
+            unsafe {
+                start();
+                let module = module(PTX);
+                let (add_to, twice_of) =
+                    (function(module, "add"), function(module, "twice_plus_one"));
+                let streams = [
+                    stream(false),
+                    stream(false),
+                    stream(true),
+                    2 as sys::CUstream,
+                ];
+                let buffers: [u64; BUFFERS] = std::array::from_fn(|i| device(&[i as i32; 32]));
+                let mut expected: [i32; BUFFERS] = std::array::from_fn(|i| i as i32);
+                // the event that the last use of each buffer ends with
+                let mut last: [Option<sys::CUevent>; BUFFERS] = [None; BUFFERS];
+                let mut choices = Choices(7);
+                for _ in 0..300 {
+                    let stream = streams[choices.below(streams.len())];
+                    let (a, b) = (choices.below(BUFFERS), choices.below(BUFFERS));
+                    for used in [a, b] {
+                        if let Some(event) = last[used] {
+                            ok(sys::cuStreamWaitEvent(stream, event, 0));
+                        }
+                    }
+                    match choices.below(4) {
+                        0 => {
+                            ok(add(add_to, stream, buffers[a], b as i32));
+                            expected[a] = expected[a].wrapping_add(b as i32);
+                        }
+                        1 => {
+                            ok(twice(twice_of, stream, buffers[a]));
+                            expected[a] = expected[a].wrapping_mul(2).wrapping_add(1);
+                        }
+                        2 if a != b => {
+                            ok(sys::cuMemcpyDtoDAsync_v2(
+                                buffers[a], buffers[b], 128, stream,
+                            ));
+                            expected[a] = expected[b];
+                        }
+                        _ => {
+                            ok(sys::cuMemsetD32Async(buffers[a], b as u32, 32, stream));
+                            expected[a] = b as i32;
+                        }
+                    }
+                    let event = event();
+                    ok(sys::cuEventRecord(event, stream));
+                    (last[a], last[b]) = (Some(event), Some(event));
+                }
+                ok(sys::cuCtxSynchronize());
+                for (buffer, expected) in buffers.into_iter().zip(expected) {
+                    assert_eq!(read(buffer, 32), [expected; 32]);
+                }
+            }
+        },
+    );
+}
