@@ -35,6 +35,13 @@ pub(super) struct Grid<'a> {
     resident: u64,
 }
 
+impl Grid<'_> {
+    /// Grids that are known to be complete after `griddepcontrol.wait`.
+    pub fn waited_below(&self) -> usize {
+        if self.launch.concurrent { 0 } else { self.index }
+    }
+}
+
 /// One call of [`super::launch`].
 pub(super) struct Run<'a> {
     pub memory: &'a Memory,
@@ -79,14 +86,14 @@ impl Run<'_> {
         let complete = self.complete.load(Ordering::Acquire);
         let mut found = None;
         for grid in &self.grids[complete.min(self.grids.len())..] {
-            let may = grid.index <= complete || {
+            let may = grid.index <= complete || grid.launch.concurrent || {
                 let before = &self.grids[grid.index - 1];
                 grid.waits
                     && self.options.overlap != Overlap::Late
                     && before.triggered.load(Ordering::Acquire) >= before.blocks
             };
             if !may {
-                break;
+                continue;
             }
             if counts[grid.index] >= grid.resident.div_ceil(workers) {
                 continue;
@@ -319,7 +326,7 @@ impl Worker {
                             for i in 0..warp.splits.len() {
                                 if warp.splits[i].wait == Wait::Grid {
                                     warp.splits[i].wait = Wait::Nothing;
-                                    warp.view.complete_below(grid.index);
+                                    warp.view.complete_below(grid.waited_below());
                                 }
                             }
                         }
@@ -678,8 +685,10 @@ pub(super) fn launch(
     for (index, launch) in launches.iter().enumerate() {
         let resident = check(model, launch, index)?;
         let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
-        let waits = launch.programmatic && index > 0;
-        if !waits {
+        let waits = launch.programmatic && !launch.concurrent && index > 0;
+        if launch.concurrent {
+            known_below = 0;
+        } else if !waits {
             known_below = index;
         }
         // a random affine permutation of the blocks

@@ -823,8 +823,8 @@ fn div(op: &str, mods: &mut Mods) -> Option<Selected> {
         ("div", F32) => {
             let ftz_ = mods.take("ftz");
             let run = match mods.one_of(&["approx", "full", "rn", "rz", "rm", "rp"])? {
-                "approx" | "full" if ftz_ => approx2!(4, 2, |a, b| ftz(ftz(a) / ftz(b))),
-                "approx" | "full" => approx2!(4, 2, |a, b| a / b),
+                "approx" | "full" if ftz_ => approx2!(4, 1, |a, b| ftz(ftz(a) / ftz(b))),
+                "approx" | "full" => approx2!(4, 1, |a, b| a / b),
                 "rn" => f32_op!(ftz_, false, |a, b| a / b),
                 "rz" => f32_directed!(Round::Rz, ftz_, false, |a, b| div_odd(a, b)),
                 "rm" => f32_directed!(Round::Rm, ftz_, false, |a, b| div_odd(a, b)),
@@ -1219,6 +1219,21 @@ pub(crate) fn nudge(r: f32, seed: u64, op: u64, a: u32, b: u32, ulps: i64) -> f3
     f32::from_bits(r.to_bits() & 0x8000_0000 | moved as u32)
 }
 
+/// `x` rounded to nearest, or with a seed up or down.
+#[inline(always)]
+fn neighbour(x: f64, seed: u64, op: u64, a: u32) -> f32 {
+    let near = canon(x as f32);
+    if seed == 0 || !near.is_normal() {
+        return near;
+    }
+    let (down, up) = match f64::from(near) {
+        n if n > x => (near.next_down(), near),
+        n if n < x => (near, near.next_up()),
+        _ => return near,
+    };
+    if mix(seed, op, a, 0) & 1 == 0 { down } else { up }
+}
+
 macro_rules! approx1 {
     ($op:expr, $ulps:expr, |$a:ident| $e:expr) => {
         lanes!(@ |regs, slots, mask| {
@@ -1271,22 +1286,43 @@ fn special(op: &str, mods: &mut Mods) -> Option<Selected> {
             }
         };
     }
-    // in double precision and rounded: closer than any bound of the manual
-    let wide = |f: fn(f64) -> f64| f;
-    let _ = wide;
+    // bounds of one unit of the last place: one of the two neighbours of the exact result
+    macro_rules! either {
+        ($n:expr, |$a:ident| $e:expr) => {
+            if ftz_ {
+                lanes!(@ |regs, slots, mask| {
+                    let seed = regs.approx;
+                    map1::<f32, f32>(regs, slots, mask, |$a: f32| {
+                        let bits = $a.to_bits();
+                        let $a = ftz($a);
+                        ftz(neighbour($e, seed, $n, bits))
+                    })
+                })
+            } else {
+                lanes!(@ |regs, slots, mask| {
+                    let seed = regs.approx;
+                    map1::<f32, f32>(regs, slots, mask, |$a: f32| {
+                        let bits = $a.to_bits();
+                        neighbour($e, seed, $n, bits)
+                    })
+                })
+            }
+        };
+    }
+    // the others in double precision and rounded: closer than any bound of the manual
     let run = match (op, ty, approx) {
-        ("rcp", F32, true) => by_ftz!(10, 1, |a| 1.0 / a),
+        ("rcp", F32, true) => either!(10, |a| 1.0 / f64::from(a)),
         ("rcp", F32, false) => rounded!(|a| div_odd(1.0, a)),
         ("rcp", F64, false) if mods.take("rn") => lanes!(f64: |a| 1.0 / a),
-        ("sqrt", F32, true) => by_ftz!(11, 1, |a| a.sqrt()),
+        ("sqrt", F32, true) => either!(11, |a| f64::from(a).sqrt()),
         ("sqrt", F32, false) => rounded!(sqrt_odd),
         ("sqrt", F64, false) if mods.take("rn") => lanes!(f64: |a| a.sqrt()),
-        ("rsqrt", F32, true) => by_ftz!(12, 1, |a| (1.0 / f64::from(a).sqrt()) as f32),
+        ("rsqrt", F32, true) => either!(12, |a| 1.0 / f64::from(a).sqrt()),
         ("sin", F32, true) => by_ftz!(13, 1, |a| f64::from(a).sin() as f32),
         ("cos", F32, true) => by_ftz!(14, 1, |a| f64::from(a).cos() as f32),
         ("lg2", F32, true) => by_ftz!(15, 1, |a| f64::from(a).log2() as f32),
-        ("ex2", F32, true) => by_ftz!(16, 2, |a| f64::from(a).exp2() as f32),
-        ("tanh", F32, true) => by_ftz!(17, 4096, |a| f64::from(a).tanh() as f32),
+        ("ex2", F32, true) => by_ftz!(16, 1, |a| f64::from(a).exp2() as f32),
+        ("tanh", F32, true) => by_ftz!(17, 4000, |a| f64::from(a).tanh() as f32),
         ("ex2" | "tanh", F16, true) if !ftz_ && op == "ex2" => {
             lanes!(u16: |a| f32_to_f16(f64::from(f16_to_f32(a)).exp2() as f32))
         }

@@ -506,7 +506,7 @@ pub(super) fn run(
                         warp.turn = current + 1;
                         continue 'splits;
                     }
-                    warp.view.complete_below(cx.grid.index);
+                    warp.view.complete_below(cx.grid.waited_below());
                 }
                 Op::LaunchDependents => {
                     if !block.triggered {
