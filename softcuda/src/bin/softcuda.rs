@@ -21,11 +21,14 @@ const NAMES: [&str; 2] = ["libcuda.so", "libcuda.so.1"];
 fn library_folder() -> Result<PathBuf, String> {
     let program = std::env::current_exe().map_err(|e| format!("this program's own path: {e}"))?;
     let beside = program.parent().unwrap_or(Path::new("."));
-    let candidates = [
-        beside.join("libsoftcuda.so"),
-        beside.join("deps/libsoftcuda.so"),
-    ];
-    let Some(library) = candidates.iter().find(|path| path.is_file()) else {
+    // `cargo build` puts it beside this program, `cargo test` into deps: the newest is meant
+    let candidates = ["libsoftcuda.so", "deps/libsoftcuda.so"].map(|name| beside.join(name));
+    let built = |path: &&PathBuf| path.metadata().and_then(|data| data.modified()).ok();
+    let newest = candidates
+        .iter()
+        .filter(|path| path.is_file())
+        .max_by_key(built);
+    let Some(library) = newest else {
         return Err(format!(
             "expected {} (cargo build -p softcuda)",
             candidates[0].display()

@@ -486,7 +486,8 @@ fn step(
             return (state, true);
         }
         Op::Record(event) => {
-            if let Ok(event) = state.events.get_mut(event)
+            // an event may be destroyed before its record is done
+            if let Some(event) = state.events.peek(event)
                 && event.pending == Some(first)
             {
                 event.pending = None;

@@ -156,6 +156,11 @@ impl<T> Store<T> {
         self.live.get_mut(&handle).ok_or(self.unknown)
     }
 
+    /// What `handle` names, if it is still there.
+    pub fn peek(&mut self, handle: Handle) -> Option<&mut T> {
+        self.live.get_mut(&handle)
+    }
+
     /// Takes out what `handle` names.
     pub fn remove(&mut self, handle: Handle) -> Result<T> {
         self.live.remove(&handle).ok_or_else(|| self.refuse(handle))
