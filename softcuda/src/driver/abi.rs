@@ -358,7 +358,8 @@ mod tests {
             offset_of!(Memcpy3d, depth),
             offset_of!(sys::CUDA_MEMCPY3D, Depth)
         );
-        assert_eq!(offset_of!(MemPoolProps, max_size), 32);
+        let security = offset_of!(sys::CUmemPoolProps, win32SecurityAttributes);
+        assert_eq!(offset_of!(MemPoolProps, security), security);
         let result = offset_of!(sys::CUDA_GRAPH_INSTANTIATE_PARAMS, result_out);
         assert_eq!(offset_of!(GraphInstantiateParams, result), result);
     }

@@ -7,7 +7,8 @@
 
 use super::error::{CUresult, ERROR_INVALID_IMAGE, ERROR_INVALID_PTX, ERROR_NO_BINARY_FOR_GPU};
 use crate::device::Model;
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Read as _;
 
 const FATBIN_MAGIC: u32 = 0xba55_ed50;
 /// What `nvcc` puts into host code in front of a fat binary: magic, version, pointer.
@@ -18,7 +19,7 @@ const KIND_ELF: u16 = 2;
 const FLAG_LZ4: u64 = 0x2000;
 const FLAG_ZSTD: u64 = 0x8000;
 /// No image is larger; a size beyond it is a damaged header.
-const MAX_BYTES: u64 = 1 << 32;
+const MAX_BYTES: u64 = 1 << 30;
 
 /// A module that this driver can run.
 #[derive(Debug, Clone, PartialEq)]
@@ -172,8 +173,10 @@ fn entry(data: &[u8]) -> Option<(Entry<'_>, usize)> {
 
 impl Entry<'_> {
     fn unpacked(&self) -> Result<Vec<u8>, String> {
-        let size = usize::try_from(self.unpacked_bytes.min(MAX_BYTES)).unwrap_or(0);
         if self.flags & FLAG_LZ4 != 0 {
+            // a byte of LZ4 stands for 255 at most: more than that is a damaged header
+            let most = 256 * self.data.len() as u64 + 64;
+            let size = self.unpacked_bytes.min(most).min(MAX_BYTES) as usize;
             return lz4_flex::block::decompress(self.data, size)
                 .map_err(|e| format!("its LZ4 data: {e}"));
         }
@@ -182,7 +185,8 @@ impl Entry<'_> {
             let wrong = |e: &dyn std::fmt::Display| format!("its Zstandard data: {e}");
             let decoder =
                 ruzstd::decoding::StreamingDecoder::new(self.data).map_err(|e| wrong(&e))?;
-            std::io::Read::take(decoder, MAX_BYTES)
+            decoder
+                .take(MAX_BYTES)
                 .read_to_end(&mut unpacked)
                 .map_err(|e| wrong(&e))?;
             return Ok(unpacked);
@@ -190,8 +194,6 @@ impl Entry<'_> {
         Ok(self.data.to_vec())
     }
 }
-
-use std::io::Read;
 
 fn fat_binary(data: &[u8], model: &Model) -> Result<Image, Refusal> {
     let damaged = || Refusal {
@@ -430,5 +432,28 @@ mod tests {
             read(b"no module", h100()).unwrap_err().code,
             ERROR_INVALID_IMAGE
         );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_damage_makes_it_panic(
+            which in 0..3usize,
+            changes in proptest::collection::vec((0..6800usize, proptest::num::u8::ANY), 1..8),
+        ) {
+            let files: [&[u8]; 3] = [
+                include_bytes!("../../tests/driver/fixtures/plain.fatbin"),
+                include_bytes!("../../tests/driver/fixtures/lz4.fatbin"),
+                include_bytes!("../../tests/driver/fixtures/zstd.fatbin"),
+            ];
+            let mut file = files[which].to_vec();
+            for (at, value) in changes {
+                // half of the changes hit the headers of file and first entry
+                let at = if value % 2 == 0 { at % 80 } else { at };
+                file[at] = value;
+            }
+            if let Ok(image) = read(&file, h100()) {
+                proptest::prop_assert!(!image.ptx.contains('\0'));
+            }
+        }
     }
 }

@@ -15,9 +15,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockR
 use std::thread::ThreadId;
 use std::time::Instant;
 
-/// Prints one line for the user. Standard output belongs to the program.
+/// Prints one line for the user. Standard output belongs to the program; a standard error that is
+/// closed is no reason to stop it.
 macro_rules! say {
-    ($($text:tt)*) => { eprintln!("softcuda: {}", format_args!($($text)*)) };
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), "softcuda: {}", format_args!($($text)*));
+    }};
 }
 pub(crate) use say;
 

@@ -296,8 +296,8 @@ fn modules_come_as_text_and_as_fat_binaries() {
                 assert_eq!(load(include_bytes!("fixtures/code.fatbin")), no_binary);
                 assert_eq!(load(b"no image\0"), CUresult::CUDA_ERROR_INVALID_IMAGE);
 
-                let path =
-                    std::env::temp_dir().join(format!("softcuda-{}.ptx", std::process::id()));
+                let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+                    .join(format!("softcuda-{}.ptx", std::process::id()));
                 std::fs::write(&path, PTX).unwrap();
                 let name = CString::new(path.to_str().unwrap()).unwrap();
                 let module = get(|m| sys::cuModuleLoad(m, name.as_ptr()));
@@ -513,7 +513,8 @@ fn limits_of_a_launch_are_kept() {
 
 #[test]
 fn registers_of_a_resource_report_limit_launches() {
-    let path = std::env::temp_dir().join(format!("softcuda-resources-{}", std::process::id()));
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("softcuda-resources-{}", std::process::id()));
     let report = "ptxas info    : 0 bytes gmem\n\
         ptxas info    : Compiling entry function 'reverse' for 'sm_90'\n\
         ptxas info    : Function properties for reverse\n    \

@@ -127,7 +127,8 @@ fn leaks_are_told_at_the_end_with_their_labels() {
 
 #[test]
 fn the_report_counts_what_was_done() {
-    let path = std::env::temp_dir().join(format!("softcuda-report-{}.json", std::process::id()));
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("softcuda-report-{}.json", std::process::id()));
     let env = [
         ("SOFTCUDA_REPORT", path.to_str().unwrap()),
         ("SOFTCUDA_DEVICE", "tiny"),
@@ -235,7 +236,8 @@ fn the_command_runs_a_program_and_prints_its_report() {
         missing.said
     );
 
-    let path = std::env::temp_dir().join(format!("softcuda-table-{}.json", std::process::id()));
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("softcuda-table-{}.json", std::process::id()));
     let name = path.to_str().unwrap();
     std::fs::write(
         &path,
@@ -261,7 +263,8 @@ fn the_command_runs_a_program_and_prints_its_report() {
 
 #[test]
 fn a_program_in_c_is_linked_with_the_library() {
-    let folder = std::env::temp_dir().join(format!("softcuda-c-{}", std::process::id()));
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("softcuda-c-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let (source, program) = (folder.join("program.c"), folder.join("program"));
     std::fs::write(&source, C_PROGRAM).unwrap();

@@ -30,12 +30,13 @@ pub fn library() -> PathBuf {
 fn folder() -> &'static PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        let folder = std::env::temp_dir().join(format!("softcuda-test-{}", std::process::id()));
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("driver");
         std::fs::create_dir_all(&folder).expect("a folder");
         for name in ["libcuda.so", "libcuda.so.1"] {
-            let link = folder.join(name);
-            let _ = std::fs::remove_file(&link);
-            std::os::unix::fs::symlink(library(), link).expect("a link");
+            // made under a name of its own and renamed: two test runs may share the folder
+            let made = folder.join(format!("{name}.{}", std::process::id()));
+            std::os::unix::fs::symlink(library(), &made).expect("a link");
+            std::fs::rename(&made, folder.join(name)).expect("a link in its place");
         }
         folder
     })
