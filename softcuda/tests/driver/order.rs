@@ -363,3 +363,130 @@ fn what_events_order_comes_out_as_if_it_ran_in_order() {
         },
     );
 }
+
+#[test]
+fn a_host_function_that_waits_for_the_program_holds_nobody_up() {
+    use std::sync::atomic::AtomicBool;
+    static GO: AtomicBool = AtomicBool::new(false);
+    extern "C" fn wait(_: *mut c_void) {
+        while !GO.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    under_seeds(
+        "order::a_host_function_that_waits_for_the_program_holds_nobody_up",
+        || {
+            // SAFETY: handles and memory live until the end.
+            unsafe {
+                start();
+                let add_to = function(module(PTX), "add");
+                let (held, free) = (stream(false), stream(false));
+                let p = device(&[0; 32]);
+                ok(sys::cuLaunchHostFunc(held, Some(wait), null_mut()));
+                ok(sys::cuMemsetD32Async(p, 9, 32, held));
+                // long enough for the device to begin by itself
+                std::thread::sleep(Duration::from_millis(30));
+                let q = device(&[0; 32]);
+                ok(add(add_to, free, q, 3));
+                ok(sys::cuStreamSynchronize(free));
+                assert_eq!(sys::cuStreamQuery(held), CUresult::CUDA_ERROR_NOT_READY);
+                GO.store(true, Ordering::SeqCst);
+                ok(sys::cuStreamSynchronize(held));
+                assert_eq!((read(p, 1), read(q, 1)), (vec![9], vec![3]));
+            }
+        },
+    );
+}
+
+#[test]
+fn threads_that_submit_wait_and_pause_all_come_to_an_end() {
+    let test = "order::threads_that_submit_wait_and_pause_all_come_to_an_end";
+    on_softcuda(
+        test,
+        &[("SOFTCUDA_DEVICE", "tiny"), ("SOFTCUDA_SEED", "5")],
+        || {
+            let context = start() as usize;
+            let add_to = function(module(PTX), "add") as usize;
+            let threads: Vec<_> = (0..4u64)
+                .map(|thread| {
+                    std::thread::spawn(move || {
+                        // SAFETY: the context lives until the end.
+                        unsafe {
+                            ok(sys::cuCtxSetCurrent(context as sys::CUcontext));
+                            let stream = stream(false);
+                            let add_to = add_to as sys::CUfunction;
+                            let p = get(|p| sys::cuMemAlloc_v2(p, 128));
+                            ok(sys::cuMemsetD32Async(p, 0, 32, stream));
+                            let (mut choices, mut expected) = (Choices(thread), 0);
+                            let event = event();
+                            for _ in 0..100 {
+                                ok(add(add_to, stream, p, 1));
+                                expected += 1;
+                                match choices.below(6) {
+                                    0 => ok(sys::cuStreamSynchronize(stream)),
+                                    1 => {
+                                        ok(sys::cuEventRecord(event, stream));
+                                        ok(sys::cuEventSynchronize(event));
+                                    }
+                                    2 => {
+                                        while sys::cuStreamQuery(stream) != CUresult::CUDA_SUCCESS {
+                                        }
+                                    }
+                                    3 => std::thread::sleep(Duration::from_millis(3)),
+                                    _ => {}
+                                }
+                            }
+                            let mut data = [0i32; 32];
+                            let target = data.as_mut_ptr().cast();
+                            ok(sys::cuMemcpyDtoHAsync_v2(target, p, 128, stream));
+                            assert_eq!(data, [expected; 32]);
+                            ok(sys::cuMemFree_v2(p));
+                        }
+                    })
+                })
+                .collect();
+            for thread in threads {
+                thread.join().unwrap();
+            }
+        },
+    );
+}
+
+#[test]
+fn what_waits_behind_an_error_is_never_done() {
+    let ended = on_softcuda(
+        "order::what_waits_behind_an_error_is_never_done",
+        &[],
+        || {
+            // SAFETY: handles and memory live until the end.
+            unsafe {
+                start();
+                let beyond = function(module(PTX), "beyond");
+                let (one, two) = (stream(false), stream(false));
+                let pinned: *mut c_void = get(|p| sys::cuMemHostAlloc(p, 4, 0));
+                let (mut p, mut n) = (device(&[0; 32]), 32i32);
+                let event = event();
+                ok(launch(
+                    beyond,
+                    2,
+                    one,
+                    &mut [pointer(&mut p), pointer(&mut n)],
+                ));
+                ok(sys::cuLaunchHostFunc(one, Some(note), pinned));
+                ok(sys::cuEventRecord(event, one));
+                ok(sys::cuStreamWaitEvent(two, event, 0));
+                ok(sys::cuMemsetD32Async(p, 1, 32, two));
+                // nobody waits for ever, whatever is asked
+                let illegal = CUresult::CUDA_ERROR_ILLEGAL_ADDRESS;
+                assert_eq!(sys::cuStreamSynchronize(two), illegal);
+                assert_eq!(sys::cuStreamQuery(one), illegal);
+                assert_eq!(sys::cuEventQuery(event), illegal);
+                assert_eq!(sys::cuEventSynchronize(event), illegal);
+                assert_eq!(CALLS.load(Ordering::SeqCst), 0);
+            }
+        },
+    );
+    if let Some(ended) = ended {
+        ended.says(&["OutOfBounds"]);
+    }
+}
