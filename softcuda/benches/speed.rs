@@ -27,7 +27,9 @@ fn bench(c: &mut Criterion, name: &str, text: &str, per_body: u64) {
     let module = Module::load(text, model, &memory, None).expect("it loads");
     let bytes = 1 << 20;
     let data = memory.alloc(bytes, 256).expect("memory");
-    memory.fill(data, 0x3f80_0000, 4, bytes / 4).expect("a fill");
+    memory
+        .fill(data, 0x3f80_0000, 4, bytes / 4)
+        .expect("a fill");
     let (rounds, warps) = (200u32, 4u64);
     let mut params = data.to_le_bytes().to_vec();
     params.extend(rounds.to_le_bytes());
@@ -58,7 +60,7 @@ fn bench(c: &mut Criterion, name: &str, text: &str, per_body: u64) {
 fn speed(c: &mut Criterion) {
     let float = ".reg .b32 %f<8>;";
     let set = "mov.b32 %f0, 0f3F800000;\nmov.b32 %f1, 0f3F000000;\nmov.b32 %f2, 0f00000000;\n";
-    let keep = "mad.wide.u32 %a, %t, 4, %p;\nst.global.b32 [%a], %f2;";
+    let keep = "mad.wide.u32 %a, %t, 4, %p;\nst.global.b32 [%a+524288], %f2;";
     let body = "fma.rn.f32 %f2, %f0, %f1, %f2;\nadd.f32 %f3, %f2, %f1;\n\
                 mul.f32 %f4, %f3, %f0;\nmax.f32 %f2, %f4, %f2;\n";
     bench(c, "arithmetic f32", &ptx(float, set, body, keep), 4);
@@ -72,11 +74,21 @@ fn speed(c: &mut Criterion) {
     bench(c, "arithmetic 64 bits", &ptx(wide, "", body, keep), 4);
     let before = "mad.wide.u32 %a, %t, 16, %p;\nmov.b32 %f2, 0;";
     let body = "ld.global.v4.b32 {%f0, %f1, %f2, %f3}, [%a];\n";
-    bench(c, "global loads of 16 bytes", &ptx(float, before, body, keep), 1);
+    bench(
+        c,
+        "global loads of 16 bytes",
+        &ptx(float, before, body, keep),
+        1,
+    );
     // with an address that moves, as in a kernel that reads weights
     let before = "mad.wide.u32 %a, %t, 16, %p;\nmov.b32 %f2, 0;";
     let body = "ld.global.nc.v4.b32 {%f0, %f1, %f2, %f3}, [%a];\nxor.b64 %a, %a, 65536;\n";
-    bench(c, "global loads and addresses", &ptx(float, before, body, keep), 2);
+    bench(
+        c,
+        "global loads and addresses",
+        &ptx(float, before, body, keep),
+        2,
+    );
     let shared = ".reg .b32 %f<8>, %s;\n.shared .align 16 .b8 buffer[16384];";
     let before = "mov.u32 %s, buffer;\nmad.lo.u32 %s, %t, 4, %s;\nst.shared.b32 [%s], %t;\n";
     let body = "ld.shared.b32 %f2, [%s];\n";

@@ -1,9 +1,9 @@
 //! Instructions that reach memory.
 
-use super::ops::*;
 use super::decode::PARAM_WINDOW;
-use super::lanes::{LANES, Regs, Value};
+use super::lanes::{LANES, Regs, Value, each, wide};
 use super::machine::{Block, Context, close};
+use super::ops::*;
 use super::order::{Entry, Kind, Segment};
 use super::shared::{Wrong, wavefronts};
 use super::warp::{Copy, Fault, Warp};
@@ -31,14 +31,17 @@ fn lanes(mask: u32) -> impl Iterator<Item = usize> {
     })
 }
 
-#[inline(always)]
-fn addresses(regs: &Regs, base: u16, wide: bool, offset: i64) -> Addresses {
-    if wide {
-        u64::get(regs, base).map(|a| a.wrapping_add_signed(offset))
+wide! {
+fn addresses(regs: &Regs, base: u16, pair: bool, offset: i64) -> Addresses {
+    if pair {
+        let a = u64::get(regs, base);
+        each(|i| a[i].wrapping_add_signed(offset))
     } else {
         // 32-bit addresses name shared, local or parameter memory
-        u32::get(regs, base).map(|a| u64::from(a).wrapping_add_signed(offset))
+        let a = u32::get(regs, base);
+        each(|i| u64::from(a[i]).wrapping_add_signed(offset))
     }
+}
 }
 
 pub(super) fn run(
@@ -170,22 +173,60 @@ enum What {
 }
 
 /// Ranges that a warp's lanes touch, neighbours joined: start, end, first lane.
-struct Ranges {
-    list: [(u64, u64, u8); LANES],
-    count: usize,
+enum Ranges {
+    One([(u64, u64, u8); 1]),
+    Many(Vec<(u64, u64, u8)>),
+}
+
+/// How the addresses of a whole warp lie.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// One behind the other.
+    Row,
+    /// All the same.
+    Point,
+    Other,
+}
+
+wide! {
+fn shape(address: &Addresses, mask: u32, bytes: u64) -> Shape {
+    if mask != u32::MAX {
+        return Shape::Other;
+    }
+    let first = address[0];
+    let (mut row, mut point, mut expected) = (0, 0, first);
+    for i in 0..LANES {
+        row |= address[i] ^ expected;
+        point |= address[i] ^ first;
+        expected = expected.wrapping_add(bytes);
+    }
+    match (row, point) {
+        (0, _) => Shape::Row,
+        (_, 0) => Shape::Point,
+        _ => Shape::Other,
+    }
+}
 }
 
 impl Ranges {
     #[inline(always)]
     fn new(address: &Addresses, mask: u32, bytes: u64) -> Ranges {
-        let mut ranges = Ranges {
-            list: [(0, 0, 0); LANES],
-            count: 0,
-        };
+        Ranges::of(shape(address, mask, bytes), address, mask, bytes)
+    }
+
+    #[inline(always)]
+    fn of(shape: Shape, address: &Addresses, mask: u32, bytes: u64) -> Ranges {
+        let first = address[0];
+        match shape {
+            Shape::Row => return Ranges::One([(first, first.wrapping_add(bytes * 32), 0)]),
+            Shape::Point => return Ranges::One([(first, first.wrapping_add(bytes), 0)]),
+            Shape::Other => {}
+        }
+        let mut list: Vec<(u64, u64, u8)> = Vec::with_capacity(8);
         for lane in lanes(mask) {
             let start = address[lane];
             let end = start + bytes;
-            if let Some((s, e, _)) = ranges.list[..ranges.count].last_mut() {
+            if let Some((s, e, _)) = list.last_mut() {
                 if start == *e {
                     *e = end;
                     continue;
@@ -194,15 +235,26 @@ impl Ranges {
                     continue;
                 }
             }
-            ranges.list[ranges.count] = (start, end, lane as u8);
-            ranges.count += 1;
+            list.push((start, end, lane as u8));
         }
-        ranges
+        Ranges::Many(list)
     }
 
     #[inline(always)]
     fn all(&self) -> &[(u64, u64, u8)] {
-        &self.list[..self.count]
+        match self {
+            Ranges::One(one) => one,
+            Ranges::Many(many) => many,
+        }
+    }
+
+    /// Start of the range in which all 32 lanes lie one behind the other.
+    #[inline(always)]
+    fn row(&self, bytes: u64) -> Option<u64> {
+        match self {
+            Ranges::One([(start, end, _)]) if end - start == bytes * 32 => Some(*start),
+            _ => None,
+        }
     }
 }
 
@@ -215,7 +267,8 @@ fn find<'a>(
     address: &Addresses,
     mask: u32,
     bytes: u64,
-) -> Result<(usize, &'a Arc<Allocation>, u32)> {
+) -> Result<(usize, &'a Arc<Allocation>, u32, Ranges)> {
+    let shape = shape(address, mask, bytes);
     let first = mask.trailing_zeros();
     let table = cx.run.table.all();
     let start = address[first as usize];
@@ -235,6 +288,20 @@ fn find<'a>(
     warp.last_allocation = index;
     let allocation = &table[index];
     let (base, end) = (allocation.base(), allocation.base() + allocation.len());
+    let (place, size) = (start.wrapping_sub(base), end - base);
+    let touched = match shape {
+        Shape::Row => 32 * bytes,
+        Shape::Point => bytes,
+        Shape::Other => u64::MAX,
+    };
+    if start & (bytes - 1) == 0 && place.saturating_add(touched) <= size {
+        return Ok((
+            index,
+            allocation,
+            mask,
+            Ranges::of(shape, address, mask, bytes),
+        ));
+    }
     // vector code over all lanes; lanes that do not take part must not be wrong
     let mut wrong = 0u64;
     for i in 0..LANES {
@@ -244,7 +311,12 @@ fn find<'a>(
         wrong |= (out | odd << 32) & u64::from(mask >> i & 1).wrapping_neg();
     }
     if wrong == 0 {
-        return Ok((index, allocation, mask));
+        return Ok((
+            index,
+            allocation,
+            mask,
+            Ranges::of(shape, address, mask, bytes),
+        ));
     }
     let mut same = 0;
     for lane in lanes(mask) {
@@ -265,7 +337,8 @@ fn find<'a>(
             same |= 1 << lane;
         }
     }
-    Ok((index, allocation, same))
+    let ranges = Ranges::of(Shape::Other, address, same, bytes);
+    Ok((index, allocation, same, ranges))
 }
 
 #[cold]
@@ -404,7 +477,13 @@ fn uninitialised(lane: u32, address: u64, what: &str) -> Box<Fault> {
 }
 
 #[inline(always)]
-fn check_initialised(allocation: &Allocation, ranges: &Ranges, address: &Addresses, mask: u32, bytes: u64) -> Result<()> {
+fn check_initialised(
+    allocation: &Allocation,
+    ranges: &Ranges,
+    address: &Addresses,
+    mask: u32,
+    bytes: u64,
+) -> Result<()> {
     for &(start, end, _) in ranges.all() {
         if let Some(hole) = allocation.first_uninitialised(start - allocation.base(), end - start) {
             let hole = allocation.base() + hole;
@@ -424,8 +503,7 @@ fn load_global(
     mask: u32,
 ) -> Result<()> {
     let bytes = u64::from(access.bytes * access.count);
-    let (index, allocation, same) = find(cx, warp, address, mask, bytes)?;
-    let ranges = Ranges::new(address, same, bytes);
+    let (index, allocation, same, ranges) = find(cx, warp, address, mask, bytes)?;
     check_initialised(allocation, &ranges, address, same, bytes)?;
     let kind = if access.non_coherent {
         Kind::NonCoherent
@@ -453,8 +531,8 @@ fn load_global(
             );
         }
         cx.yield_now = true;
-    } else if same == u32::MAX && ranges.count == 1 && ranges.list[0].1 - ranges.list[0].0 == bytes * 32 {
-        let at = (ranges.list[0].0 - base) as usize;
+    } else if let Some(start) = ranges.row(bytes) {
+        let at = (start - base) as usize;
         allocation.bytes().read(at, &mut buffer.0[..width * LANES]);
     } else {
         for lane in lanes(same) {
@@ -470,11 +548,26 @@ fn load_global(
     Ok(())
 }
 
+wide! {
 /// Elements of the lanes to registers, widened as the access says.
-#[inline(always)]
 fn to_registers(regs: &mut Regs, access: &Access, buffer: &Buffer, mask: u32) {
     let count = access.count as usize;
     let width = access.bytes as usize;
+    if (width, count, access.wide, mask) == (4, 4, false, u32::MAX) && !access.data[..4].contains(&NONE)
+    {
+        // the usual one: 16 bytes a lane, whose four rows are written side by side
+        let words: &[[u32; 4]; 2 * LANES] = bytemuck::cast_ref(&buffer.0);
+        let mut rows = [[0u32; LANES]; 4];
+        for i in 0..LANES {
+            for k in 0..4 {
+                rows[k][i] = words[i][k];
+            }
+        }
+        for k in 0..4 {
+            regs.rows[access.data[k] as usize].0 = rows[k];
+        }
+        return;
+    }
     for (k, &row) in access.data[..count].iter().enumerate() {
         if row == NONE {
             continue;
@@ -483,30 +576,30 @@ fn to_registers(regs: &mut Regs, access: &Access, buffer: &Buffer, mask: u32) {
             (4, false) => {
                 let words: &[u32; 8 * LANES] = bytemuck::cast_ref(&buffer.0);
                 let values: [u32; LANES] = match count {
-                    1 => std::array::from_fn(|i| words[i]),
-                    2 => std::array::from_fn(|i| words[2 * i + k]),
-                    4 => std::array::from_fn(|i| words[4 * i + k]),
-                    _ => std::array::from_fn(|i| words[8 * i + k]),
+                    1 => each(|i| words[i]),
+                    2 => each(|i| words[2 * i + k]),
+                    4 => each(|i| words[4 * i + k]),
+                    _ => each(|i| words[8 * i + k]),
                 };
                 u32::put(regs, row, &values, mask);
             }
             (8, true) => {
                 let words: &[u64; 4 * LANES] = bytemuck::cast_ref(&buffer.0);
                 let values: [u64; LANES] = match count {
-                    1 => std::array::from_fn(|i| words[i]),
-                    2 => std::array::from_fn(|i| words[2 * i + k]),
-                    _ => std::array::from_fn(|i| words[4 * i + k]),
+                    1 => each(|i| words[i]),
+                    2 => each(|i| words[2 * i + k]),
+                    _ => each(|i| words[4 * i + k]),
                 };
                 u64::put(regs, row, &values, mask);
             }
             (2, false) if !access.signed => {
                 let words: &[u16; 16 * LANES] = bytemuck::cast_ref(&buffer.0);
                 let values: [u32; LANES] =
-                    std::array::from_fn(|i| words[(count * i + k) % words.len()].into());
+                    each(|i| words[(count * i + k) % words.len()].into());
                 u32::put(regs, row, &values, mask);
             }
             _ => {
-                let values: [u64; LANES] = std::array::from_fn(|i| {
+                let values: [u64; LANES] = each(|i| {
                     let at = (i * count + k) * width;
                     let mut data = [0; 8];
                     data[..width].copy_from_slice(&buffer.0[at..at + width]);
@@ -521,13 +614,14 @@ fn to_registers(regs: &mut Regs, access: &Access, buffer: &Buffer, mask: u32) {
                 if access.wide {
                     u64::put(regs, row, &values, mask);
                 } else if access.narrow16 {
-                    u16::put(regs, row, &values.map(|v| v as u16), mask);
+                    u16::put(regs, row, &each(|i| values[i] as u16), mask);
                 } else {
-                    u32::put(regs, row, &values.map(|v| v as u32), mask);
+                    u32::put(regs, row, &each(|i| values[i] as u32), mask);
                 }
             }
         }
     }
+}
 }
 
 /// Elements of the lanes from registers, as they lie in memory.
@@ -572,8 +666,7 @@ fn store_global(
     buffer: &Buffer,
 ) -> Result<()> {
     let bytes = u64::from(access.bytes * access.count);
-    let (index, allocation, same) = find(cx, warp, address, mask, bytes)?;
-    let ranges = Ranges::new(address, same, bytes);
+    let (index, allocation, same, ranges) = find(cx, warp, address, mask, bytes)?;
     let kind = kind_of(access.order, access.scope, true);
     let base = allocation.base();
     let width = bytes as usize;
@@ -599,11 +692,8 @@ fn store_global(
     } else {
         let requested = bytes * u64::from(same.count_ones());
         note(cx, warp, index, &ranges, requested, What::Write, kind);
-        if same == u32::MAX
-            && ranges.count == 1
-            && ranges.list[0].1 - ranges.list[0].0 == bytes * 32
-        {
-            let at = (ranges.list[0].0 - base) as usize;
+        if let Some(start) = ranges.row(bytes) {
+            let at = (start - base) as usize;
             allocation.bytes().write(at, &buffer.0[..width * LANES]);
         } else {
             for lane in lanes(same) {
@@ -686,8 +776,8 @@ fn load_at(
                         .read(warp.index, start, (end - start) as u32, cx.pc)
                         .map_err(|w| shared_fault(w, lane.into(), start, bytes, block))?;
                 }
-                if mask == u32::MAX && ranges.count == 1 && ranges.list[0].1 - ranges.list[0].0 == u64::from(bytes) * 32 {
-                    let at = ranges.list[0].0 as usize;
+                if let Some(start) = ranges.row(bytes.into()) {
+                    let at = start as usize;
                     buffer.0[..width * LANES]
                         .copy_from_slice(&block.shared.data[at..at + width * LANES]);
                 } else {
@@ -706,9 +796,9 @@ fn load_at(
             aligned(address, mask, bytes)?;
             for lane in lanes(mask) {
                 let at = local(cx, warp, lane, address[lane], bytes)?;
-                if let Some(hole) = (at..at + width).find(|&i| {
-                    warp.local_init[i / 64] >> (i % 64) & 1 == 0
-                }) {
+                if let Some(hole) =
+                    (at..at + width).find(|&i| warp.local_init[i / 64] >> (i % 64) & 1 == 0)
+                {
                     let byte = address[lane] + (hole - at) as u64;
                     return Err(uninitialised(lane as u32, byte, "local"));
                 }
@@ -752,7 +842,16 @@ fn store(
     let mut buffer = Buffer([0; 32 * LANES]);
     from_registers(&warp.regs, access, &mut buffer);
     if access.place != Place::Generic {
-        return store_at(cx, block, warp, access, access.place, &address, mask, &buffer);
+        return store_at(
+            cx,
+            block,
+            warp,
+            access,
+            access.place,
+            &address,
+            mask,
+            &buffer,
+        );
     }
     for (place, address, mask) in places(&address, mask) {
         store_at(cx, block, warp, access, place, &address, mask, &buffer)?;
@@ -838,7 +937,10 @@ fn local(cx: &Context<'_>, warp: &Warp, lane: usize, address: u64, bytes: u32) -
             Rule::OutOfBounds,
             code::ILLEGAL_ADDRESS,
             lane as u32,
-            format!("{bytes} bytes at {address:#x} of {} of local memory", each - 16),
+            format!(
+                "{bytes} bytes at {address:#x} of {} of local memory",
+                each - 16
+            ),
         )
         .at(address));
     }
@@ -848,7 +950,12 @@ fn local(cx: &Context<'_>, warp: &Warp, lane: usize, address: u64, bytes: u32) -
 // ---- shared memory
 
 fn aligned(address: &Addresses, mask: u32, bytes: u32) -> Result<()> {
-    let wrong = |i: usize| address[i] & u64::from(bytes - 1) != 0;
+    let low = u64::from(bytes - 1);
+    let any = address.iter().fold(0, |all, a| all | a);
+    if any & low == 0 {
+        return Ok(());
+    }
+    let wrong = |i: usize| address[i] & low != 0;
     match lanes(mask).find(|&i| wrong(i)) {
         None => Ok(()),
         Some(lane) => Err(Fault::new(
@@ -1001,8 +1108,7 @@ fn atomic_global(
     mask: u32,
 ) -> Result<()> {
     let bytes = u64::from(atomic.ty.bytes());
-    let (index, allocation, same) = find(cx, warp, address, mask, bytes)?;
-    let ranges = Ranges::new(address, same, bytes);
+    let (index, allocation, same, ranges) = find(cx, warp, address, mask, bytes)?;
     check_initialised(allocation, &ranges, address, same, bytes)?;
     close(cx, block, warp)?;
     let kind = kind_of(Order::Relaxed, atomic.scope, true);
@@ -1107,7 +1213,8 @@ fn combine(atomic: &Atomic, old: u64, b: u64, c: u64) -> u64 {
     use AtomicOp::*;
     use Type::*;
     let halves = |f: &dyn Fn(u16, u16) -> u16| {
-        u64::from(f(old as u16, b as u16)) | u64::from(f((old >> 16) as u16, (b >> 16) as u16)) << 16
+        u64::from(f(old as u16, b as u16))
+            | u64::from(f((old >> 16) as u16, (b >> 16) as u16)) << 16
     };
     let half = |a: u16, b: u16| f32_to_f16(f16_to_f32(a) + f16_to_f32(b));
     let brain = |a: u16, b: u16| f32_to_bf16(bf16_to_f32(a) + bf16_to_f32(b));
@@ -1166,7 +1273,11 @@ fn matrix(
     matrix: &Matrix,
     mask: u32,
 ) -> Result<()> {
-    whole(warp, mask, if matrix.store { "stmatrix" } else { "ldmatrix" })?;
+    whole(
+        warp,
+        mask,
+        if matrix.store { "stmatrix" } else { "ldmatrix" },
+    )?;
     let mut address = addresses(&warp.regs, matrix.base, matrix.base_wide, matrix.offset);
     if matrix.generic {
         for lane in 0..LANES {
@@ -1263,7 +1374,8 @@ fn cp_async(
         }
     }
     if copy.ignore != NONE {
-        let ignore = warp.regs.preds[copy.ignore as usize] ^ if copy.ignore_negated { u32::MAX } else { 0 };
+        let ignore =
+            warp.regs.preds[copy.ignore as usize] ^ if copy.ignore_negated { u32::MAX } else { 0 };
         for lane in lanes(mask & ignore) {
             sizes[lane] = 0;
         }
@@ -1273,8 +1385,7 @@ fn cp_async(
         .filter(|&i| sizes[i] == bytes)
         .fold(0u32, |m, i| m | 1 << i);
     while rest != 0 {
-        let (index, allocation, same) = find(cx, warp, &from, rest, bytes.into())?;
-        let ranges = Ranges::new(&from, same, bytes.into());
+        let (index, allocation, same, ranges) = find(cx, warp, &from, rest, bytes.into())?;
         check_initialised(allocation, &ranges, &from, same, bytes.into())?;
         let requested = u64::from(bytes) * u64::from(same.count_ones());
         note(cx, warp, index, &ranges, requested, What::Read, Kind::Read);
@@ -1290,7 +1401,7 @@ fn cp_async(
         // a part of the bytes: as single bytes, whose address must be aligned all the same
         let lane_mask = 1 << lane;
         aligned(&from, lane_mask, bytes)?;
-        let (index, allocation, _) = find(cx, warp, &from, lane_mask, 1)?;
+        let (index, allocation, ..) = find(cx, warp, &from, lane_mask, 1)?;
         let offset = from[lane] - allocation.base();
         let size = u64::from(sizes[lane]);
         if offset + size > allocation.len() {
@@ -1420,8 +1531,13 @@ fn mbarrier(
             (row, _) => u64::from(warp.regs.rows[row as usize].0[lane]),
         };
         let bad = |message: String| {
-            Fault::new(Rule::Undefined, code::ILLEGAL_INSTRUCTION, lane as u32, message)
-                .at(address[lane])
+            Fault::new(
+                Rule::Undefined,
+                code::ILLEGAL_INSTRUCTION,
+                lane as u32,
+                message,
+            )
+            .at(address[lane])
         };
         let mut phase = Phase::unpack(word);
         let old = word;
@@ -1505,7 +1621,8 @@ fn mbarrier(
         if done & mask == mask && op.acquires {
             for lane in lanes(mask) {
                 if let Some(clocks) = block.shared.mbarriers.get(&(address[lane] as u32)) {
-                    warp.view.join(&clocks.clone(), &super::order::Known::default());
+                    warp.view
+                        .join(&clocks.clone(), &super::order::Known::default());
                 }
             }
         } else if done == 0 {

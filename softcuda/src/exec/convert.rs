@@ -30,9 +30,7 @@ fn plan(d: Type, args: &[Type], run: LaneFn) -> Option<Selected> {
 pub(crate) fn convert(mods: &mut Mods, d_bytes: u32) -> Option<Selected> {
     let from = mods.last()?;
     let to = mods.last()?;
-    let how = match mods.one_of(&[
-        "rni", "rzi", "rmi", "rpi", "rna", "rn", "rz", "rm", "rp",
-    ]) {
+    let how = match mods.one_of(&["rni", "rzi", "rmi", "rpi", "rna", "rn", "rz", "rm", "rp"]) {
         None => How::None,
         Some("rni") => How::Integer(Round::Rn),
         Some("rzi") => How::Integer(Round::Rz),
@@ -430,11 +428,7 @@ impl Slow {
             How::Integer(mode) => integral(x, mode),
             _ => x,
         };
-        let x = if self.sat {
-            super::float::sat64(x)
-        } else {
-            x
-        };
+        let x = if self.sat { super::float::sat64(x) } else { x };
         let x = if self.relu && x <= 0.0 { 0.0 } else { x };
         let mode = match self.how {
             How::Float(mode) => mode,

@@ -1,9 +1,9 @@
 //! From the flat list of a kernel to its decoded form. What is not known here stops the loading.
 
-use super::ops::*;
 use super::convert::convert;
 use super::flow::{Flat, Graph, Rows, flatten, graph, meeting, rows};
 use super::lanes::Slots;
+use super::ops::*;
 use super::select::{self, Class, Compare, Mods, select};
 use crate::memory::{LOCAL_WINDOW, SHARED_WINDOW};
 use crate::ptx::{Ast, Function, Instruction, LoadError, Operand, Reg, Space, Type, Variable};
@@ -72,7 +72,11 @@ pub(crate) fn decode(
         symbols.insert(variable.name.as_str(), Symbol::Shared(start));
     }
     let static_shared = end - u64::from(SHARED_START);
-    let align = shared.iter().filter(|v| v.bytes == 0).map(|v| v.align).max();
+    let align = shared
+        .iter()
+        .filter(|v| v.bytes == 0)
+        .map(|v| v.align)
+        .max();
     let dynamic_start = end.next_multiple_of(u64::from(align.unwrap_or(1).max(16)));
     for variable in shared.iter().filter(|v| v.bytes == 0) {
         symbols.insert(variable.name.as_str(), Symbol::Shared(dynamic_start));
@@ -113,7 +117,13 @@ pub(crate) fn decode(
         decoder.instruction(instruction)?;
     }
     // positions in the list to positions in the code
-    let place = |at: u32| if at == NOWHERE { NOWHERE } else { places[at as usize] };
+    let place = |at: u32| {
+        if at == NOWHERE {
+            NOWHERE
+        } else {
+            places[at as usize]
+        }
+    };
     for inst in &mut decoder.code.insts {
         match &mut inst.op {
             Op::Branch(target, join) => {
@@ -265,7 +275,9 @@ impl Decoder<'_> {
                 };
                 // a number that does not fit is a mistake, whichever sign is meant
                 let width = 8 * ty.bytes();
-                if !ty.float() && width < 64 && !(-(1i64 << (width - 1))..1i64 << width).contains(value)
+                if !ty.float()
+                    && width < 64
+                    && !(-(1i64 << (width - 1))..1i64 << width).contains(value)
                 {
                     return self.error(format!("{value}, which does not fit into a {ty:?}"));
                 }
@@ -273,7 +285,9 @@ impl Decoder<'_> {
                 Ok(self.bits(bits, wide))
             }
             Operand::Float32(bits) => match ty {
-                Type::F32 | Type::B32 | Type::U32 | Type::S32 => Ok(self.bits((*bits).into(), false)),
+                Type::F32 | Type::B32 | Type::U32 | Type::S32 => {
+                    Ok(self.bits((*bits).into(), false))
+                }
                 Type::F64 => {
                     let bits = f64::from(f32::from_bits(*bits)).to_bits();
                     Ok(self.bits(bits, true))
@@ -390,7 +404,11 @@ impl Decoder<'_> {
         }
     }
 
-    fn count(&self, instruction: &Instruction, counts: std::ops::RangeInclusive<usize>) -> Result<()> {
+    fn count(
+        &self,
+        instruction: &Instruction,
+        counts: std::ops::RangeInclusive<usize>,
+    ) -> Result<()> {
         let found = instruction.operands.len();
         if counts.contains(&found) {
             return Ok(());
@@ -490,7 +508,8 @@ impl Decoder<'_> {
                 mods.first();
                 let ok = mods.take("idx");
                 mods.take("uni");
-                let (true, true, [index, Operand::Symbol(name, 0)]) = (ok, mods.is_empty(), operands)
+                let (true, true, [index, Operand::Symbol(name, 0)]) =
+                    (ok, mods.is_empty(), operands)
                 else {
                     return self.unknown(instruction);
                 };
@@ -498,7 +517,11 @@ impl Decoder<'_> {
                 let labels = &self.flat.tables[name];
                 let targets = labels.iter().map(|l| self.flat.labels[l] as u32).collect();
                 let join = meeting(self.graph, self.at);
-                self.push(Op::Table(index, targets, join), Slots::default(), Class::Control);
+                self.push(
+                    Op::Table(index, targets, join),
+                    Slots::default(),
+                    Class::Control,
+                );
                 Ok(())
             }
             "exit" | "trap" | "softcuda_assert" | "brkpt" if instruction.opcode.len() == 1 => {
@@ -531,7 +554,12 @@ impl Decoder<'_> {
                 mods.first();
                 while mods
                     .one_of(&[
-                        "global", "L1", "L2", "L2::evict_last", "L2::evict_normal", "local",
+                        "global",
+                        "L1",
+                        "L2",
+                        "L2::evict_last",
+                        "L2::evict_normal",
+                        "local",
                     ])
                     .is_some()
                 {}
@@ -596,7 +624,10 @@ impl Decoder<'_> {
             return self.unknown(instruction);
         };
         let operands = &instruction.operands;
-        self.count(instruction, selected.args.len() + 1..=selected.args.len() + 1)?;
+        self.count(
+            instruction,
+            selected.args.len() + 1..=selected.args.len() + 1,
+        )?;
         let mut slots = Slots {
             x: selected.x,
             ..Slots::default()
@@ -786,7 +817,10 @@ impl Decoder<'_> {
         let Some(selected) = selected.filter(|_| mods.is_empty()) else {
             return self.unknown(instruction);
         };
-        self.count(instruction, selected.args.len() + 1..=selected.args.len() + 1)?;
+        self.count(
+            instruction,
+            selected.args.len() + 1..=selected.args.len() + 1,
+        )?;
         let mut slots = Slots {
             x: selected.x,
             d: self.register(&operands[0], selected.d)?,
@@ -822,7 +856,13 @@ impl Decoder<'_> {
         mods.first();
         let to = mods.take("to");
         let space = mods.one_of(&[
-            "global", "const", "shared", "shared::cta", "local", "param", "param::entry",
+            "global",
+            "const",
+            "shared",
+            "shared::cta",
+            "local",
+            "param",
+            "param::entry",
         ]);
         let (Some(space), Some(Type::U64), true) = (space, mods.ty(), mods.is_empty()) else {
             return self.unknown(instruction);
@@ -1014,11 +1054,24 @@ impl Decoder<'_> {
 
     fn place(&self, mods: &mut Mods) -> Option<&'static str> {
         mods.one_of(&[
-            "global", "shared", "shared::cta", "local", "param", "param::entry", "param::func", "const",
+            "global",
+            "shared",
+            "shared::cta",
+            "local",
+            "param",
+            "param::entry",
+            "param::func",
+            "const",
         ])
     }
 
-    fn elements(&mut self, operand: &Operand, ty: Type, count: u32, result: bool) -> Result<[u16; 8]> {
+    fn elements(
+        &mut self,
+        operand: &Operand,
+        ty: Type,
+        count: u32,
+        result: bool,
+    ) -> Result<[u16; 8]> {
         let mut rows = [NONE; 8];
         let list = match operand {
             Operand::Vector(list) => &list[..],
@@ -1086,7 +1139,10 @@ impl Decoder<'_> {
             return self.unknown(instruction);
         };
         let bytes = ty.bytes() * count;
-        if ty == Type::Pred || ty == Type::B128 || order == Order::Release || bytes > 32
+        if ty == Type::Pred
+            || ty == Type::B128
+            || order == Order::Release
+            || bytes > 32
             || bytes > 16 && self.capability < 100
         {
             return self.unknown(instruction);
@@ -1157,7 +1213,13 @@ impl Decoder<'_> {
     }
 
     /// Parameters of the kernel at fixed offsets are constants of the launch.
-    fn load_param(&mut self, instruction: &Instruction, ty: Type, count: u32, offset: u32) -> Result<()> {
+    fn load_param(
+        &mut self,
+        instruction: &Instruction,
+        ty: Type,
+        count: u32,
+        offset: u32,
+    ) -> Result<()> {
         let list = match &instruction.operands[0] {
             Operand::Vector(list) => list.clone(),
             operand => vec![operand.clone()],
@@ -1213,7 +1275,10 @@ impl Decoder<'_> {
             return self.unknown(instruction);
         };
         let bytes = ty.bytes() * count;
-        if ty == Type::Pred || ty == Type::B128 || order == Order::Acquire || bytes > 32
+        if ty == Type::Pred
+            || ty == Type::B128
+            || order == Order::Acquire
+            || bytes > 32
             || bytes > 16 && self.capability < 100
         {
             return self.unknown(instruction);
@@ -1336,7 +1401,11 @@ impl Decoder<'_> {
             order,
             scope,
         };
-        self.push(Op::Atomic(Box::new(atomic)), Slots::default(), Class::Atomic);
+        self.push(
+            Op::Atomic(Box::new(atomic)),
+            Slots::default(),
+            Class::Atomic,
+        );
         Ok(())
     }
 
@@ -1380,7 +1449,11 @@ impl Decoder<'_> {
                 aligned,
                 reduce: None,
             };
-            self.push(Op::Barrier(Box::new(barrier)), Slots::default(), Class::Barrier);
+            self.push(
+                Op::Barrier(Box::new(barrier)),
+                Slots::default(),
+                Class::Barrier,
+            );
             return Ok(());
         }
         mods.take("cta");
@@ -1433,7 +1506,11 @@ impl Decoder<'_> {
         if !mods.is_empty() {
             return self.unknown(instruction);
         }
-        self.push(Op::Barrier(Box::new(barrier)), Slots::default(), Class::Barrier);
+        self.push(
+            Op::Barrier(Box::new(barrier)),
+            Slots::default(),
+            Class::Barrier,
+        );
         Ok(())
     }
 
@@ -1596,7 +1673,11 @@ impl Decoder<'_> {
         if !mods.is_empty() {
             return self.unknown(instruction);
         }
-        self.push(Op::Sync(members, Box::new(sync)), Slots::default(), Class::Shuffle);
+        self.push(
+            Op::Sync(members, Box::new(sync)),
+            Slots::default(),
+            Class::Shuffle,
+        );
         Ok(())
     }
 
@@ -1635,7 +1716,11 @@ impl Decoder<'_> {
             offset,
             generic,
         };
-        self.push(Op::Matrix(Box::new(matrix)), Slots::default(), Class::Matrix);
+        self.push(
+            Op::Matrix(Box::new(matrix)),
+            Slots::default(),
+            Class::Matrix,
+        );
         Ok(())
     }
 
@@ -1679,12 +1764,12 @@ impl Decoder<'_> {
         use Element::*;
         let known = match (a_type, b_type) {
             (F16, F16) => {
-                matches!(k, 8 | 16) && matches!(d_type, F16 | F32) && matches!(c_type, F16 | F32)
+                matches!(k, 8 | 16)
+                    && matches!(d_type, F16 | F32)
+                    && matches!(c_type, F16 | F32)
                     && !satfinite
             }
-            (Bf16, Bf16) => {
-                matches!(k, 8 | 16) && (d_type, c_type) == (F32, F32) && !satfinite
-            }
+            (Bf16, Bf16) => matches!(k, 8 | 16) && (d_type, c_type) == (F32, F32) && !satfinite,
             (Tf32, Tf32) => matches!(k, 4 | 8) && (d_type, c_type) == (F32, F32) && !satfinite,
             (E4m3 | E5m2, E4m3 | E5m2) => {
                 if self.capability < 89 {
@@ -1784,7 +1869,11 @@ impl Decoder<'_> {
                 value: NONE,
                 acquires: false,
             };
-            self.push(Op::Mbarrier(Box::new(mbarrier)), Slots::default(), Class::Async);
+            self.push(
+                Op::Mbarrier(Box::new(mbarrier)),
+                Slots::default(),
+                Class::Async,
+            );
             return Ok(());
         }
         let cache = mods.one_of(&["ca", "cg"]);
@@ -1809,9 +1898,7 @@ impl Decoder<'_> {
         let (mut source, mut ignore, mut ignore_negated) = (NONE, NONE, false);
         if operands.len() == least + 1 {
             match &operands[3] {
-                Operand::Reg(register)
-                    if self.flat.registers[*register as usize] == Type::Pred =>
-                {
+                Operand::Reg(register) if self.flat.registers[*register as usize] == Type::Pred => {
                     (ignore, ignore_negated) = self.pred_operand(&operands[3])?;
                 }
                 Operand::NotReg(_) => {
@@ -1918,7 +2005,11 @@ impl Decoder<'_> {
             value,
             acquires: waits && order != Some("relaxed"),
         };
-        self.push(Op::Mbarrier(Box::new(mbarrier)), Slots::default(), Class::Async);
+        self.push(
+            Op::Mbarrier(Box::new(mbarrier)),
+            Slots::default(),
+            Class::Async,
+        );
         Ok(())
     }
 }

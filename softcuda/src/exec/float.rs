@@ -163,7 +163,6 @@ pub(crate) struct Format {
     pub ieee: bool,
 }
 
-
 impl Format {
     pub const F32: Format = Format {
         fraction: 23,
@@ -304,18 +303,17 @@ impl Format {
         let negative = bits >> (self.fraction + self.exponent) & 1 == 1;
         let fraction = magnitude & ((1 << self.fraction) - 1);
         let exponent = (magnitude >> self.fraction) as i32;
-        let value = if self.ieee && magnitude > self.infinity()
-            || !self.ieee && magnitude == self.nan()
-        {
-            f64::NAN
-        } else if self.ieee && magnitude == self.infinity() {
-            f64::INFINITY
-        } else if exponent == 0 {
-            f64::from(fraction) * exp2(1 - self.bias() - self.fraction as i32)
-        } else {
-            f64::from(fraction | (1 << self.fraction))
-                * exp2(exponent - self.bias() - self.fraction as i32)
-        };
+        let value =
+            if self.ieee && magnitude > self.infinity() || !self.ieee && magnitude == self.nan() {
+                f64::NAN
+            } else if self.ieee && magnitude == self.infinity() {
+                f64::INFINITY
+            } else if exponent == 0 {
+                f64::from(fraction) * exp2(1 - self.bias() - self.fraction as i32)
+            } else {
+                f64::from(fraction | (1 << self.fraction))
+                    * exp2(exponent - self.bias() - self.fraction as i32)
+            };
         if negative { -value } else { value }
     }
 }
@@ -366,10 +364,16 @@ pub(crate) fn f32_to_f16(x: f32) -> u16 {
     let sign = (bits >> 16) as u16 & 0x8000;
     let magnitude = bits & 0x7fff_ffff;
     // below 2^-14: adding 0.5 leaves the denormal's bits, rounded, at the end of the fraction
-    let small = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0x3f00_0000);
+    let small = (f32::from_bits(magnitude) + 0.5)
+        .to_bits()
+        .wrapping_sub(0x3f00_0000);
     let odd = (magnitude >> 13) & 1;
     let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + odd) >> 13;
-    let finite = if magnitude < (113 << 23) { small } else { normal };
+    let finite = if magnitude < (113 << 23) {
+        small
+    } else {
+        normal
+    };
     let result = if magnitude >= 0x4780_0000 {
         0x7c00
     } else {
@@ -410,21 +414,34 @@ mod tests {
             let expected = half::f16::from_bits(h);
             let found = f16_to_f32(h);
             assert!(
-                found.to_bits() == expected.to_f32().to_bits() || expected.is_nan() && found.is_nan()
+                found.to_bits() == expected.to_f32().to_bits()
+                    || expected.is_nan() && found.is_nan()
             );
             let back = if expected.is_nan() { NAN16 } else { h };
             assert_eq!(f32_to_f16(found), back, "{h:#x}");
-            assert_eq!(Format::F16.round(f64::from(found), Round::Rn, false) as u16, back, "{h:#x}");
+            assert_eq!(
+                Format::F16.round(f64::from(found), Round::Rn, false) as u16,
+                back,
+                "{h:#x}"
+            );
         }
         for bits in (0..=u32::MAX).step_by(4093) {
             let x = f32::from_bits(bits);
             if !x.is_nan() {
                 let f16 = half::f16::from_f32(x).to_bits();
                 assert_eq!(f32_to_f16(x), f16, "{x:e}");
-                assert_eq!(Format::F16.round(f64::from(x), Round::Rn, false) as u16, f16, "{x:e}");
+                assert_eq!(
+                    Format::F16.round(f64::from(x), Round::Rn, false) as u16,
+                    f16,
+                    "{x:e}"
+                );
                 let bf16 = half::bf16::from_f32(x).to_bits();
                 assert_eq!(f32_to_bf16(x), bf16, "{x:e}");
-                assert_eq!(Format::BF16.round(f64::from(x), Round::Rn, false) as u16, bf16, "{x:e}");
+                assert_eq!(
+                    Format::BF16.round(f64::from(x), Round::Rn, false) as u16,
+                    bf16,
+                    "{x:e}"
+                );
                 assert_eq!(Format::F32.round(f64::from(x), Round::Rp, false), bits);
             }
         }

@@ -44,7 +44,10 @@ fn inline(
     if stack.contains(&function.name) {
         return Err(LoadError::unsupported(
             function.line,
-            format!("`{}` calls itself, which softcuda does not run", function.name),
+            format!(
+                "`{}` calls itself, which softcuda does not run",
+                function.name
+            ),
         ));
     }
     stack.push(function.name.clone());
@@ -201,7 +204,9 @@ fn call(
 }
 
 fn rename(names: &HashMap<String, String>, name: &str) -> String {
-    names.get(name).map_or_else(|| name.to_owned(), String::clone)
+    names
+        .get(name)
+        .map_or_else(|| name.to_owned(), String::clone)
 }
 
 fn remap(operand: &mut Operand, base: Reg, names: &HashMap<String, String>) {
@@ -288,7 +293,10 @@ fn successors(flat: &Flat, at: usize) -> Result<Vec<usize>, LoadError> {
     let instruction = &flat.instructions[at];
     let label = |name: &str| {
         flat.labels.get(name).copied().ok_or_else(|| {
-            LoadError::syntax(instruction.line, format!("no label `{name}` in this function"))
+            LoadError::syntax(
+                instruction.line,
+                format!("no label `{name}` in this function"),
+            )
         })
     };
     let mut next = Vec::new();

@@ -38,7 +38,7 @@ pub(crate) struct Slots {
 pub(crate) type LaneFn = unsafe fn(&mut Regs, &Slots, u32);
 
 /// What a lane holds.
-pub(crate) trait Value: Copy {
+pub(crate) trait Value: Copy + Pod {
     fn get(regs: &Regs, slot: u16) -> [Self; LANES];
     fn put(regs: &mut Regs, slot: u16, values: &[Self; LANES], mask: u32);
 }
@@ -86,30 +86,48 @@ macro_rules! value_narrow {
         impl Value for $ty {
             #[inline(always)]
             fn get(regs: &Regs, slot: u16) -> [Self; LANES] {
-                regs.rows[slot as usize].0.map(|v| v as $ty)
+                let row = &regs.rows[slot as usize].0;
+                let mut values = [0; LANES];
+                for i in 0..LANES {
+                    values[i] = row[i] as $ty;
+                }
+                values
             }
             #[inline(always)]
             fn put(regs: &mut Regs, slot: u16, values: &[Self; LANES], mask: u32) {
-                let values = values.map(|v| v as $unsigned as u32);
-                blend(&mut regs.rows[slot as usize].0, &values, mask);
+                let mut wide = [0; LANES];
+                for i in 0..LANES {
+                    wide[i] = values[i] as $unsigned as u32;
+                }
+                blend(&mut regs.rows[slot as usize].0, &wide, mask);
             }
         }
     )*};
 }
 value_narrow!(u16: u16, i16: u16, u8: u8, i8: u8);
 
+/// One value for each lane. Unlike `std::array::from_fn` it is always part of its caller, and so
+/// compiled for the processor that the caller is compiled for.
 #[inline(always)]
-fn blend<T: Copy>(row: &mut [T; LANES], values: &[T; LANES], mask: u32) {
+pub(crate) fn each<T: Pod>(f: impl Fn(usize) -> T) -> [T; LANES] {
+    let mut values = [T::zeroed(); LANES];
+    for i in 0..LANES {
+        values[i] = f(i);
+    }
+    values
+}
+
+#[inline(always)]
+fn blend<T: Pod>(row: &mut [T; LANES], values: &[T; LANES], mask: u32) {
     if mask == u32::MAX {
         *row = *values;
     } else {
+        let mut new = *row;
         for i in 0..LANES {
-            row[i] = if mask & (1 << i) != 0 {
-                values[i]
-            } else {
-                row[i]
-            };
+            let old = new[i];
+            new[i] = if mask & (1 << i) != 0 { values[i] } else { old };
         }
+        *row = new;
     }
 }
 
@@ -121,7 +139,10 @@ pub(crate) fn map1<A: Value, R: Value>(
     f: impl Fn(A) -> R,
 ) {
     let a = A::get(regs, slots.a);
-    let r = std::array::from_fn(|i| f(a[i]));
+    let mut r = [R::zeroed(); LANES];
+    for i in 0..LANES {
+        r[i] = f(a[i]);
+    }
     R::put(regs, slots.d, &r, mask);
 }
 
@@ -133,7 +154,10 @@ pub(crate) fn map2<A: Value, B: Value, R: Value>(
     f: impl Fn(A, B) -> R,
 ) {
     let (a, b) = (A::get(regs, slots.a), B::get(regs, slots.b));
-    let r = std::array::from_fn(|i| f(a[i], b[i]));
+    let mut r = [R::zeroed(); LANES];
+    for i in 0..LANES {
+        r[i] = f(a[i], b[i]);
+    }
     R::put(regs, slots.d, &r, mask);
 }
 
@@ -146,7 +170,10 @@ pub(crate) fn map3<A: Value, B: Value, C: Value, R: Value>(
 ) {
     let (a, b) = (A::get(regs, slots.a), B::get(regs, slots.b));
     let c = C::get(regs, slots.c);
-    let r = std::array::from_fn(|i| f(a[i], b[i], c[i]));
+    let mut r = [R::zeroed(); LANES];
+    for i in 0..LANES {
+        r[i] = f(a[i], b[i], c[i]);
+    }
     R::put(regs, slots.d, &r, mask);
 }
 
@@ -180,15 +207,15 @@ pub(crate) trait Run {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
-fn wide<R: Run>(regs: &mut Regs, slots: &Slots, mask: u32) {
+fn run_wide<R: Run>(regs: &mut Regs, slots: &Slots, mask: u32) {
     R::run(regs, slots, mask);
 }
 
-fn plain<R: Run>(regs: &mut Regs, slots: &Slots, mask: u32) {
+fn run_plain<R: Run>(regs: &mut Regs, slots: &Slots, mask: u32) {
     R::run(regs, slots, mask);
 }
 
-/// Whether the processor has what [`wide`] is compiled for.
+/// Whether the processor has what [`run_wide`] is compiled for.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_wide() -> bool {
     use std::sync::LazyLock;
@@ -204,13 +231,40 @@ pub(crate) fn has_wide() -> bool {
     *HAS
 }
 
+/// Runs a function compiled for this processor: `wide!(name(arguments: types) -> result: body)`
+/// defines `name`, whose body must be made of code that is always inlined.
+macro_rules! wide {
+    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $r:ty)? $body:block) => {
+        $(#[$meta])*
+        fn $name($($arg: $ty),*) $(-> $r)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn plain($($arg: $ty),*) $(-> $r)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+                #[allow(clippy::too_many_arguments)]
+                fn wide($($arg: $ty),*) $(-> $r)? {
+                    plain($($arg),*)
+                }
+                if $crate::exec::lanes::has_wide() {
+                    // SAFETY: the processor has the features, as just asked
+                    return unsafe { wide($($arg),*) };
+                }
+            }
+            plain($($arg),*)
+        }
+    };
+}
+pub(crate) use wide;
+
 /// The version of `R` for this processor.
 pub(crate) fn pick<R: Run>() -> LaneFn {
     #[cfg(target_arch = "x86_64")]
     if has_wide() {
-        return wide::<R>;
+        return run_wide::<R>;
     }
-    plain::<R>
+    run_plain::<R>
 }
 
 /// `lanes!(f32: |a, b| a + b)` or `lanes!(u16, u16 -> u32: |a, b| ...)`: a [`LaneFn`] from a

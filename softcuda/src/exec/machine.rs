@@ -38,7 +38,11 @@ pub(super) struct Grid<'a> {
 impl Grid<'_> {
     /// Grids that are known to be complete after `griddepcontrol.wait`.
     pub fn waited_below(&self) -> usize {
-        if self.launch.concurrent { 0 } else { self.index }
+        if self.launch.concurrent {
+            0
+        } else {
+            self.index
+        }
     }
 }
 
@@ -72,7 +76,10 @@ impl Run<'_> {
     }
 
     fn fail(&self, violation: Box<Violation>) {
-        let mut first = self.violation.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut first = self
+            .violation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if first.is_none() {
             *first = Some(violation);
         }
@@ -196,11 +203,7 @@ struct Worker {
 }
 
 /// A warp's segment of shared accesses ends: checks it.
-pub(super) fn close(
-    cx: &Context<'_>,
-    block: &mut Block,
-    warp: &Warp,
-) -> Result<(), Box<Fault>> {
+pub(super) fn close(cx: &Context<'_>, block: &mut Block, warp: &Warp) -> Result<(), Box<Fault>> {
     block
         .shared
         .close(warp.index, &warp.view.clocks)
@@ -235,8 +238,8 @@ impl Worker {
         let code = &launch.kernel.code;
         let [gx, gy, _] = launch.grid.map(u64::from);
         let (a, b) = grid.order;
-        let index = ((u128::from(number) * u128::from(a) + u128::from(b))
-            % u128::from(grid.blocks)) as u64;
+        let index =
+            ((u128::from(number) * u128::from(a) + u128::from(b)) % u128::from(grid.blocks)) as u64;
         block.grid = grid.index;
         block.number = grid.first_block + index as u32;
         block.ctaid = [
@@ -250,7 +253,9 @@ impl Worker {
         block.barriers.clear();
         block.barriers.resize_with(16, BarrierState::default);
         let warps = block.threads.div_ceil(32) as usize;
-        block.shared.reset(code.dynamic_start + launch.dynamic_shared, warps);
+        block
+            .shared
+            .reset(code.dynamic_start + launch.dynamic_shared, warps);
         while block.warps.len() > warps {
             let warp = block.warps.pop();
             block.spare.extend(warp);
@@ -307,7 +312,9 @@ impl Worker {
             let count = block.warps.len();
             let from = self.random.next() as usize % count;
             let ready = |w: &Warp| w.splits.iter().any(|s| s.wait == Wait::Nothing);
-            let next = (from..count).chain(0..from).find(|&i| ready(&block.warps[i]));
+            let next = (from..count)
+                .chain(0..from)
+                .find(|&i| ready(&block.warps[i]));
             let Some(index) = next else {
                 let waits_for_grid = block
                     .warps
@@ -512,7 +519,13 @@ fn thread_of(launch: &Launch, warp: usize, lane: u32) -> [u32; 3] {
     [thread % nx, thread / nx % ny, thread / nx / ny]
 }
 
-fn violation(cx: &Context<'_>, block: &Block, warp: usize, pc: u32, fault: Fault) -> Box<Violation> {
+fn violation(
+    cx: &Context<'_>,
+    block: &Block,
+    warp: usize,
+    pc: u32,
+    fault: Fault,
+) -> Box<Violation> {
     let launch = cx.grid.launch;
     let pc = fault.pc.unwrap_or(pc);
     Box::new(Violation {
@@ -774,7 +787,9 @@ pub(super) fn launch(
     let race = order::races(&logs).map(|race| race_violation(&run, &logs, race));
     // a race explains a fault, a hang above all; but a fault of its own kind comes first
     match (found, race) {
-        (Some(found), Some(race)) if found.rule == Rule::Deadlock => return Err(race_with(race, &found)),
+        (Some(found), Some(race)) if found.rule == Rule::Deadlock => {
+            return Err(race_with(race, &found));
+        }
         (Some(found), _) => return Err(found),
         (None, Some(race)) => return Err(race),
         (None, None) => {}
@@ -790,9 +805,7 @@ fn race_with(mut race: Box<Violation>, hang: &Violation) -> Box<Violation> {
 }
 
 fn race_violation(run: &Run, logs: &[Log], race: order::Race) -> Box<Violation> {
-    let segment = |(log, entry): (usize, order::Entry)| {
-        &logs[log].segments[entry.segment as usize]
-    };
+    let segment = |(log, entry): (usize, order::Entry)| &logs[log].segments[entry.segment as usize];
     let (first, second) = (segment(race.first), segment(race.second));
     let place = |segment: &order::Segment, entry: order::Entry| {
         let grid = &run.grids[segment.grid];

@@ -2,9 +2,9 @@
 //! tensor cores in several models.
 
 use super::Accumulate;
-use super::ops::{Element, Mma};
 use super::float::*;
-use super::lanes::{LANES, Regs, Value};
+use super::lanes::{LANES, Regs, Value, wide};
+use super::ops::{Element, Mma};
 
 /// Element (`row`, `column`) of an 8x8 matrix of halves held by a warp: lane 4 row + column / 2
 /// holds two neighbours of a row.
@@ -26,18 +26,15 @@ pub(super) fn element_of_matrix(
 pub(super) fn matrix_to_lanes(rows: &[[u16; 8]; 8], transposed: bool) -> [u32; LANES] {
     std::array::from_fn(|lane| {
         let (row, column) = (lane / 4, lane % 4 * 2);
-        let at = |r: usize, c: usize| {
-            u32::from(if transposed { rows[c][r] } else { rows[r][c] })
-        };
+        let at = |r: usize, c: usize| u32::from(if transposed { rows[c][r] } else { rows[r][c] });
         at(row, column) | at(row, column + 1) << 16
     })
 }
 
 pub(super) fn transpose(regs: &mut Regs, d: u16, a: u16) {
     let values = u32::get(regs, a);
-    let rows = std::array::from_fn(|r| {
-        std::array::from_fn(|c| element_of_matrix(&values, r, c, false))
-    });
+    let rows =
+        std::array::from_fn(|r| std::array::from_fn(|c| element_of_matrix(&values, r, c, false)));
     u32::put(regs, d, &matrix_to_lanes(&rows, true), u32::MAX);
 }
 
@@ -50,6 +47,7 @@ pub(super) fn run(regs: &mut Regs, mma: &Mma, accumulate: Accumulate) {
 }
 
 /// Elements of a register.
+#[inline(always)]
 fn per_register(ty: Element) -> usize {
     match ty {
         Element::Tf32 | Element::F32 | Element::S32 => 1,
@@ -60,6 +58,7 @@ fn per_register(ty: Element) -> usize {
 
 /// Row and column of A of element `i` of register `r` of a lane: registers go first down by 8
 /// rows, then right by half of k.
+#[inline(always)]
 fn place_a(lane: usize, r: usize, i: usize, each: usize) -> (usize, usize) {
     let row = lane / 4 + 8 * (r % 2);
     let column = lane % 4 * each + i + 4 * each * (r / 2);
@@ -67,75 +66,86 @@ fn place_a(lane: usize, r: usize, i: usize, each: usize) -> (usize, usize) {
 }
 
 /// Row (along k) and column of B.
+#[inline(always)]
 fn place_b(lane: usize, r: usize, i: usize, each: usize) -> (usize, usize) {
     (lane % 4 * each + i + 4 * each * r, lane / 4)
 }
 
 /// Row and column of element `i` of C and D.
+#[inline(always)]
 fn place_c(lane: usize, i: usize) -> (usize, usize) {
     (lane / 4 + 8 * (i / 2), lane % 4 * 2 + i % 2)
 }
 
-fn value(ty: Element, bits: u32) -> f32 {
-    match ty {
-        Element::F16 => f16_to_f32(bits as u16),
-        Element::Bf16 => bf16_to_f32(bits as u16),
-        // the low 13 bits are not looked at
-        Element::Tf32 => f32::from_bits(bits & !0x1fff),
-        Element::E4m3 => Format::E4M3.value(bits) as f32,
-        Element::E5m2 => Format::E5M2.value(bits) as f32,
-        _ => f32::from_bits(bits),
-    }
-}
-
-fn table(ty: Element) -> Option<&'static [f32; 256]> {
+/// The 256 values of an 8-bit format.
+fn table(format: Format) -> &'static [f32; 256] {
     use std::sync::LazyLock;
     static E4: LazyLock<[f32; 256]> =
         LazyLock::new(|| std::array::from_fn(|i| Format::E4M3.value(i as u32) as f32));
     static E5: LazyLock<[f32; 256]> =
         LazyLock::new(|| std::array::from_fn(|i| Format::E5M2.value(i as u32) as f32));
-    match ty {
-        Element::E4m3 => Some(&E4),
-        Element::E5m2 => Some(&E5),
-        _ => None,
-    }
-}
-
-fn convert(ty: Element, bits: u32) -> f32 {
-    match table(ty) {
-        Some(table) => table[(bits & 0xff) as usize],
-        None => value(ty, bits),
-    }
+    if format == Format::E4M3 { &E4 } else { &E5 }
 }
 
 const K: usize = 32;
 
-fn float(regs: &mut Regs, mma: &Mma, accumulate: Accumulate) {
-    let k = mma.k;
-    // by rows of A, and by rows along k of B, so that eight columns lie side by side
-    let mut a = [[0f32; K]; 16];
-    let mut b = [[0f32; 8]; K];
-    let (each_a, each_b) = (per_register(mma.a_type), per_register(mma.b_type));
-    let (bits_a, bits_b) = (32 / each_a, 32 / each_b);
-    let registers_a = 16 * k / each_a / 32;
-    for r in 0..registers_a {
-        let values = u32::get(regs, mma.a[r]);
-        for (lane, value) in values.iter().enumerate() {
-            for i in 0..each_a {
-                let (row, column) = place_a(lane, r, i, each_a);
-                a[row][column] = convert(mma.a_type, value >> (bits_a * i) % 32);
-            }
+/// A by rows; B by rows along k, so that eight columns lie side by side.
+type MatrixA = [[f32; K]; 16];
+type MatrixB = [[f32; 8]; K];
+
+#[inline(always)]
+fn fill_a(a: &mut MatrixA, values: &[u32; LANES], r: usize, each: usize, f: impl Fn(u32) -> f32) {
+    let bits = 32 / each;
+    for (lane, value) in values.iter().enumerate() {
+        for i in 0..each {
+            let (row, column) = place_a(lane, r, i, each);
+            a[row % 16][column % K] = f(value >> (bits * i));
         }
     }
-    let registers_b = 8 * k / each_b / 32;
-    for r in 0..registers_b {
-        let values = u32::get(regs, mma.b[r]);
-        for (lane, value) in values.iter().enumerate() {
-            for i in 0..each_b {
-                let (row, column) = place_b(lane, r, i, each_b);
-                b[row][column] = convert(mma.b_type, value >> (bits_b * i) % 32);
+}
+
+#[inline(always)]
+fn fill_b(b: &mut MatrixB, values: &[u32; LANES], r: usize, each: usize, f: impl Fn(u32) -> f32) {
+    let bits = 32 / each;
+    for (lane, value) in values.iter().enumerate() {
+        for i in 0..each {
+            let (row, column) = place_b(lane, r, i, each);
+            b[row % K][column % 8] = f(value >> (bits * i));
+        }
+    }
+}
+
+macro_rules! fill {
+    ($fill:ident, $into:expr, $values:expr, $r:expr, $ty:expr) => {
+        match $ty {
+            Element::F16 => $fill($into, $values, $r, 2, |v| f16_to_f32(v as u16)),
+            Element::Bf16 => $fill($into, $values, $r, 2, |v| f32::from_bits(v << 16)),
+            // the low 13 bits are not looked at
+            Element::Tf32 => $fill($into, $values, $r, 1, |v| f32::from_bits(v & !0x1fff)),
+            Element::E4m3 => {
+                let table = table(Format::E4M3);
+                $fill($into, $values, $r, 4, |v| table[(v & 0xff) as usize]);
+            }
+            _ => {
+                let table = table(Format::E5M2);
+                $fill($into, $values, $r, 4, |v| table[(v & 0xff) as usize]);
             }
         }
+    };
+}
+
+wide! {
+fn float(regs: &mut Regs, mma: &Mma, accumulate: Accumulate) {
+    let k = mma.k;
+    let mut a = [[0f32; K]; 16];
+    let mut b = [[0f32; 8]; K];
+    for r in 0..16 * k / per_register(mma.a_type) / 32 {
+        let values = u32::get(regs, mma.a[r]);
+        fill!(fill_a, &mut a, &values, r, mma.a_type);
+    }
+    for r in 0..8 * k / per_register(mma.b_type) / 32 {
+        let values = u32::get(regs, mma.b[r]);
+        fill!(fill_b, &mut b, &values, r, mma.b_type);
     }
     let mut c = [[0f32; 8]; 16];
     for_c(regs, mma, &mut c);
@@ -146,26 +156,29 @@ fn float(regs: &mut Regs, mma: &Mma, accumulate: Accumulate) {
     }
     if mma.d_type == Element::F16 {
         for r in 0..2 {
-            let values = std::array::from_fn(|lane| {
-                let half = |i: usize| {
+            let mut values = [0; LANES];
+            for (lane, value) in values.iter_mut().enumerate() {
+                for i in 0..2 {
                     let (row, column) = place_c(lane, 2 * r + i);
-                    u32::from(f32_to_f16(c[row][column]))
-                };
-                half(0) | half(1) << 16
-            });
+                    *value |= u32::from(f32_to_f16(c[row][column])) << (16 * i);
+                }
+            }
             u32::put(regs, mma.d[r], &values, u32::MAX);
         }
     } else {
         for i in 0..4 {
-            let values = std::array::from_fn(|lane| {
+            let mut values = [0f32; LANES];
+            for (lane, value) in values.iter_mut().enumerate() {
                 let (row, column) = place_c(lane, i);
-                canon(c[row][column])
-            });
+                *value = canon(c[row % 16][column % 8]);
+            }
             f32::put(regs, mma.d[i], &values, u32::MAX);
         }
     }
 }
+}
 
+#[inline(always)]
 fn for_c(regs: &Regs, mma: &Mma, c: &mut [[f32; 8]; 16]) {
     if mma.c_type == Element::F16 {
         for r in 0..2 {
@@ -188,28 +201,12 @@ fn for_c(regs: &Regs, mma: &Mma, c: &mut [[f32; 8]; 16]) {
     }
 }
 
-fn sequential(a: &[[f32; K]; 16], b: &[[f32; 8]; K], c: &mut [[f32; 8]; 16], k: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if super::lanes::has_wide() {
-        // SAFETY: the processor has the features, as just asked
-        unsafe { sequential_wide(a, b, c, k) };
-        return;
-    }
-    sequential_plain(a, b, c, k);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn sequential_wide(a: &[[f32; K]; 16], b: &[[f32; 8]; K], c: &mut [[f32; 8]; 16], k: usize) {
-    sequential_plain(a, b, c, k);
-}
-
 /// Products of narrow formats are exact in f32, so one rounding is that of the sum.
 #[inline(always)]
-fn sequential_plain(a: &[[f32; K]; 16], b: &[[f32; 8]; K], c: &mut [[f32; 8]; 16], k: usize) {
+fn sequential(a: &MatrixA, b: &MatrixB, c: &mut [[f32; 8]; 16], k: usize) {
     for row in 0..16 {
         let mut sum = c[row];
-        for i in 0..k {
+        for i in 0..k.min(K) {
             let x = a[row][i];
             for j in 0..8 {
                 sum[j] = x.mul_add(b[i][j], sum[j]);
@@ -224,7 +221,7 @@ const KEPT: i32 = 24;
 
 /// Groups of products are aligned with the accumulator to the largest exponent, cut off, and added
 /// exactly; the result is cut off to f32.
-fn groups(a: &[[f32; K]; 16], b: &[[f32; 8]; K], c: &mut [[f32; 8]; 16], k: usize, group: usize) {
+fn groups(a: &MatrixA, b: &MatrixB, c: &mut [[f32; 8]; 16], k: usize, group: usize) {
     for row in 0..16 {
         for column in 0..8 {
             let mut sum = c[row][column];

@@ -369,7 +369,9 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
     for entry in logs.iter().flat_map(|log| &log.entries) {
         if entry.kind.writes() {
             let end = entry.address + u64::from(entry.bytes);
-            let range = ranges.entry(entry.allocation).or_insert((entry.address, end));
+            let range = ranges
+                .entry(entry.allocation)
+                .or_insert((entry.address, end));
             *range = (range.0.min(entry.address), range.1.max(end));
         }
     }
@@ -419,8 +421,8 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
                         continue;
                     }
                     let other_segment = &other_log.segments[other.segment as usize];
-                    let same_warp = segment.block == other_segment.block
-                        && segment.warp == other_segment.warp;
+                    let same_warp =
+                        segment.block == other_segment.block && segment.warp == other_segment.warp;
                     let non_coherent = entry.kind == Kind::NonCoherent
                         && segment.remote.complete_below <= other_segment.grid
                         && segment.grid >= other_segment.grid;

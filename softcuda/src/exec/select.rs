@@ -180,14 +180,21 @@ pub(crate) fn select(mods: &mut Mods) -> Option<Selected> {
                 F32,
                 lanes!(u32: |a, b| (b & 0x7fff_ffff) | (a & 0x8000_0000)),
             ),
-            F64 => binary(
-                F64,
-                lanes!(u64: |a, b| (b & !(1 << 63)) | (a & (1 << 63))),
-            ),
+            F64 => binary(F64, lanes!(u64: |a, b| (b & !(1 << 63)) | (a & (1 << 63)))),
             _ => None,
         },
         _ => None,
     }
+}
+
+/// As [`each`], for functions that note something beside.
+#[inline(always)]
+fn collect<T: Value>(mut f: impl FnMut(usize) -> T) -> [T; LANES] {
+    let mut values = [T::zeroed(); LANES];
+    for i in 0..LANES {
+        values[i] = f(i);
+    }
+    values
 }
 
 // ---- halves
@@ -323,8 +330,7 @@ macro_rules! f32_directed {
 /// An exact zero sum has the sign that the direction of rounding gives it.
 #[inline(always)]
 fn zero_sum(x: f64, a: f64, b: f64, down: bool) -> f64 {
-    if x == 0.0 && down && !(a == 0.0 && b == 0.0 && a.is_sign_positive() && b.is_sign_positive())
-    {
+    if x == 0.0 && down && !(a == 0.0 && b == 0.0 && a.is_sign_positive() && b.is_sign_positive()) {
         -0.0
     } else {
         x
@@ -342,12 +348,9 @@ fn add_sub_mul(op: &str, mods: &mut Mods) -> Option<Selected> {
                 ("sub", Round::Rn) => f32_op!(ftz_, sat_, |a, b| a - b),
                 ("mul", Round::Rn) => f32_op!(ftz_, sat_, |a, b| a * b),
                 (_, Round::Rna) => return None,
-                ("add", Round::Rm) => f32_directed!(mode, ftz_, sat_, |a, b| zero_sum(
-                    add_odd(a, b),
-                    a,
-                    b,
-                    true
-                )),
+                ("add", Round::Rm) => {
+                    f32_directed!(mode, ftz_, sat_, |a, b| zero_sum(add_odd(a, b), a, b, true))
+                }
                 ("sub", Round::Rm) => f32_directed!(mode, ftz_, sat_, |a, b| zero_sum(
                     add_odd(a, -b),
                     a,
@@ -603,7 +606,7 @@ fn carry(op: &str, mods: &mut Mods) -> Option<Selected> {
                     let (a, b) = (<$t>::get(regs, slots.a), <$t>::get(regs, slots.b));
                     let carry = regs.preds[CARRY as usize];
                     let mut all = 0;
-                    let r = std::array::from_fn(|i| {
+                    let r = collect(|i| {
                         let (r, over) = a[i].overflowing_add(b[i]);
                         let (r, more) = r.overflowing_add((carry >> i & 1).into());
                         all |= u32::from(over | more) << i;
@@ -618,7 +621,7 @@ fn carry(op: &str, mods: &mut Mods) -> Option<Selected> {
                     let (a, b) = (<$t>::get(regs, slots.a), <$t>::get(regs, slots.b));
                     let carry = regs.preds[CARRY as usize];
                     let mut all = 0;
-                    let r = std::array::from_fn(|i| {
+                    let r = collect(|i| {
                         let (r, over) = a[i].overflowing_sub(b[i]);
                         let (r, more) = r.overflowing_sub((carry >> i & 1).into());
                         all |= u32::from(over | more) << i;
@@ -648,7 +651,7 @@ fn carry_out(op: &str, ty: Type, _: bool) -> Option<Selected> {
             lanes!(@ |regs, slots, mask| {
                 let (a, b) = (<$t>::get(regs, slots.a), <$t>::get(regs, slots.b));
                 let mut all = 0;
-                let r = std::array::from_fn(|i| {
+                let r = collect(|i| {
                     let (r, over) = a[i].$f(b[i]);
                     all |= u32::from(over) << i;
                     r
@@ -1111,7 +1114,11 @@ fn bits(op: &str, mods: &mut Mods) -> Option<Selected> {
                 };
                 let field = if pos >= width { 0 } else { a >> pos };
                 let have = len.min(width.saturating_sub(pos));
-                let keep = if have >= 64 { u64::MAX } else { (1 << have) - 1 };
+                let keep = if have >= 64 {
+                    u64::MAX
+                } else {
+                    (1 << have) - 1
+                };
                 let ones = if fill == 1 { !keep } else { 0 };
                 (field & keep) | ones
             }
@@ -1231,7 +1238,11 @@ fn neighbour(x: f64, seed: u64, op: u64, a: u32) -> f32 {
         n if n < x => (near, near.next_up()),
         _ => return near,
     };
-    if mix(seed, op, a, 0) & 1 == 0 { down } else { up }
+    if mix(seed, op, a, 0) & 1 == 0 {
+        down
+    } else {
+        up
+    }
 }
 
 macro_rules! approx1 {
@@ -1402,21 +1413,25 @@ impl Compare {
 macro_rules! compare {
     ($op:expr, $t:ty, |$x:ident| $fix:expr, $store:ident) => {{
         macro_rules! with {
-            ($f:expr) => {
-                lanes!(@ |regs, slots, mask| {
-                    #[allow(clippy::redundant_closure_call)]
-                    let bits = test::<$t, $t>(regs, slots, |a, b| {
-                        let a = { let $x = a; $fix };
-                        let b = { let $x = b; $fix };
+                ($f:expr) => {
+                    lanes!(@ |regs, slots, mask| {
                         #[allow(clippy::redundant_closure_call)]
-                        ($f)(a, b)
-                    });
-                    $store(regs, slots, mask, bits);
-                })
-            };
-        }
+                        let bits = test::<$t, $t>(regs, slots, |a, b| {
+                            let a = { let $x = a; $fix };
+                            let b = { let $x = b; $fix };
+                            #[allow(clippy::redundant_closure_call)]
+                            ($f)(a, b)
+                        });
+                        $store(regs, slots, mask, bits);
+                    })
+                };
+            }
         use Compare::*;
-        #[allow(clippy::eq_op, clippy::neg_cmp_op_on_partial_ord, clippy::double_comparisons)]
+        #[allow(
+            clippy::eq_op,
+            clippy::neg_cmp_op_on_partial_ord,
+            clippy::double_comparisons
+        )]
         match $op {
             Eq => with!(|a, b| a == b),
             Ne => with!(|a, b| (a < b) | (a > b)),
@@ -1468,13 +1483,13 @@ fn store_pred(regs: &mut Regs, slots: &Slots, mask: u32, bits: u32) {
 
 #[inline(always)]
 fn store_ones(regs: &mut Regs, slots: &Slots, mask: u32, bits: u32) {
-    let r = std::array::from_fn(|i| (bits >> i & 1).wrapping_neg());
+    let r = each(|i| (bits >> i & 1).wrapping_neg());
     u32::put(regs, slots.d, &r, mask);
 }
 
 #[inline(always)]
 fn store_float(regs: &mut Regs, slots: &Slots, mask: u32, bits: u32) {
-    let r = std::array::from_fn(|i| if bits >> i & 1 == 1 { 1.0f32 } else { 0.0 });
+    let r = each(|i| if bits >> i & 1 == 1 { 1.0f32 } else { 0.0 });
     f32::put(regs, slots.d, &r, mask);
 }
 
@@ -1576,7 +1591,7 @@ pub(crate) fn set_halves() -> LaneFn {
                     (_, true) => 0x3f80,
                     _ => 0x3c00,
                 };
-                let r = std::array::from_fn(|i| {
+                let r = each(|i| {
                     pack((low >> i & 1) as u16 * one, (high >> i & 1) as u16 * one)
                 });
                 u32::put(regs, slots.d, &r, mask);
@@ -1591,14 +1606,14 @@ pub(crate) fn select_by_pred(wide: bool) -> LaneFn {
         lanes!(@ |regs, slots, mask| {
             let (a, b) = (u64::get(regs, slots.a), u64::get(regs, slots.b));
             let c = pred(regs, slots.c, slots.x & 1);
-            let r = std::array::from_fn(|i| if c & (1 << i) != 0 { a[i] } else { b[i] });
+            let r = each(|i| if c & (1 << i) != 0 { a[i] } else { b[i] });
             u64::put(regs, slots.d, &r, mask);
         })
     } else {
         lanes!(@ |regs, slots, mask| {
             let (a, b) = (u32::get(regs, slots.a), u32::get(regs, slots.b));
             let c = pred(regs, slots.c, slots.x & 1);
-            let r = std::array::from_fn(|i| if c & (1 << i) != 0 { a[i] } else { b[i] });
+            let r = each(|i| if c & (1 << i) != 0 { a[i] } else { b[i] });
             u32::put(regs, slots.d, &r, mask);
         })
     }
@@ -1731,7 +1746,7 @@ pub(crate) fn insert_bits(wide: bool) -> LaneFn {
             lanes!(@ |regs, slots, mask| {
                 let (a, b) = (<$t>::get(regs, slots.a), <$t>::get(regs, slots.b));
                 let (pos, len) = (u32::get(regs, slots.c), u32::get(regs, slots.x as u16));
-                let r = std::array::from_fn(|i| {
+                let r = each(|i| {
                     let (pos, len) = (pos[i] & 255, len[i] & 255);
                     if pos >= $width {
                         return b[i];

@@ -1,8 +1,8 @@
 //! What lanes of a warp and warps of a block do together.
 
-use super::ops::*;
 use super::lanes::{LANES, Value};
 use super::machine::{Block, Context};
+use super::ops::*;
 use super::order::Gathered;
 use super::warp::{Fault, Warp};
 use super::{Rule, code};
@@ -261,7 +261,8 @@ pub(super) fn open(block: &mut Block) -> Result<bool, Box<Fault>> {
         let state = std::mem::take(&mut block.barriers[id]);
         for (index, mask, result) in &state.waiting {
             let warp = &mut block.warps[*index];
-            warp.view.join(&state.gathered.clocks, &state.gathered.remote);
+            warp.view
+                .join(&state.gathered.clocks, &state.gathered.remote);
             match result {
                 Some((Reduce::Popc, d)) => {
                     u32::put(&mut warp.regs, *d, &[state.count; LANES], *mask);

@@ -4,9 +4,9 @@
 //! where they meet again. Splits of a warp are scheduled like threads of their own (as since
 //! compute capability 7.0), so that lanes may wait for each other.
 
-use super::ops::*;
 use super::lanes::{LANES, Regs};
 use super::machine::{Block, Context};
+use super::ops::*;
 use super::order::View;
 use super::{Rule, code};
 use std::sync::atomic::Ordering;
@@ -478,8 +478,8 @@ pub(super) fn run(
                 }
                 Op::Barrier(barrier) => {
                     cx.counts.barriers += 1;
-                    let blocked = super::sync::barrier(cx, block, warp, barrier, active)
-                        .map_err(failed)?;
+                    let blocked =
+                        super::sync::barrier(cx, block, warp, barrier, active).map_err(failed)?;
                     pc += 1;
                     if let Some(id) = blocked {
                         if active != mask {
