@@ -154,6 +154,25 @@ fn scaled(bytes: u64) -> String {
     }
 }
 
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+/// Writes rows in columns: the first to the left, numbers to the right.
+fn align(rows: &[Vec<String>], text: &mut String) {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|c| width(c).unwrap_or(0)).collect();
+    for row in rows {
+        let mut line = format!("{:<width$}", row[0], width = widths[0]);
+        for (cell, width) in row.iter().zip(&widths).skip(1) {
+            let _ = write!(line, "  {cell:>width$}");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+}
+
 impl Report {
     /// Adds one launch to its kernel's sum, and to the list of launches where `keep` says so.
     pub fn add(&mut self, launch: Counts, keep: bool) {
@@ -198,11 +217,10 @@ impl Report {
                 name.clone(),
                 sum.launches.to_string(),
                 scaled(traffic.bytes()),
-                format!("{:.1} %", 100.0 * share),
+                percent(share),
                 traffic.sectors.to_string(),
                 traffic.unique_sectors.to_string(),
-                sector_efficiency(&traffic)
-                    .map_or_else(|| "-".to_owned(), |e| format!("{:.1} %", 100.0 * e)),
+                sector_efficiency(&traffic).map_or_else(|| "-".to_owned(), percent),
                 counts.warp_instructions.to_string(),
                 counts.mma.values().sum::<u64>().to_string(),
                 counts.shared_conflicts.to_string(),
@@ -218,24 +236,8 @@ impl Report {
         }
 
         let mut text = String::new();
-        let columns = rows[0].len();
-        let widths: Vec<usize> = (0..columns)
-            .map(|c| {
-                rows.iter()
-                    .map(|row| row[c].chars().count())
-                    .max()
-                    .unwrap_or(0)
-            })
-            .collect();
-        for row in &rows {
-            // the name to the left, numbers to the right
-            let mut line = format!("{:<width$}", row[0], width = widths[0]);
-            for (cell, width) in row.iter().zip(&widths).skip(1) {
-                let _ = write!(line, "  {cell:>width$}");
-            }
-            text.push_str(line.trim_end());
-            text.push('\n');
-        }
+        align(&rows, &mut text);
+        self.labels(whole, &mut text);
         if let Some(model) = model {
             let _ = writeln!(
                 text,
@@ -247,6 +249,47 @@ impl Report {
         }
         self.process_lines(&mut text);
         text
+    }
+
+    /// Traffic by label, where anything has one.
+    fn labels(&self, whole: u64, text: &mut String) {
+        let mut labels: BTreeMap<&str, Traffic> = BTreeMap::new();
+        for sum in self.kernels.values() {
+            for (label, traffic) in &sum.counts.memory {
+                labels.entry(label).or_default().add(traffic);
+            }
+        }
+        if labels.keys().all(|label| label.is_empty()) {
+            return;
+        }
+        let mut labels: Vec<_> = labels.into_iter().collect();
+        labels.sort_by_key(|(_, traffic)| std::cmp::Reverse(traffic.bytes()));
+        let head = [
+            "memory",
+            "read",
+            "written",
+            "atomic",
+            "share",
+            "sector eff.",
+        ];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for (label, traffic) in labels {
+            let name = if label.is_empty() {
+                "(without a label)"
+            } else {
+                label
+            };
+            rows.push(vec![
+                name.to_owned(),
+                scaled(traffic.bytes_read),
+                scaled(traffic.bytes_written),
+                scaled(traffic.bytes_atomic),
+                percent(traffic.bytes() as f64 / whole.max(1) as f64),
+                sector_efficiency(&traffic).map_or_else(|| "-".to_owned(), percent),
+            ]);
+        }
+        text.push('\n');
+        align(&rows, text);
     }
 
     fn process_lines(&self, text: &mut String) {
@@ -334,6 +377,11 @@ mod tests {
             "{table}"
         );
         assert!(!table.contains("estimate"), "{table}");
+        let label = lines.iter().find(|line| line.starts_with("x ")).unwrap();
+        assert!(
+            label.contains("4.0 MiB") && label.contains("100.0 %"),
+            "{table}"
+        );
         let table = report().table(Model::named("h100"));
         assert!(table.contains("estimate on h100"), "{table}");
         assert!(table.contains("estimated, not measured"), "{table}");

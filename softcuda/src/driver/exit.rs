@@ -28,7 +28,7 @@ pub fn write_report(report: &Report, path: &Path) -> Result {
     let memory = &driver()?.memory;
     report.process.allocations = memory.allocations();
     report.process.peak_bytes = memory.peak();
-    let json = serde_json::to_string_pretty(&report).map_err(|error| {
+    let json = serde_json::to_string(&report).map_err(|error| {
         say!("the report: {error}");
         ERROR_UNKNOWN
     })?;
