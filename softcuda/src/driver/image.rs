@@ -295,7 +295,7 @@ fn resources(elf: &[u8], architecture: u32) -> Option<String> {
     let mut kernels: std::collections::BTreeMap<u32, (Option<u32>, u32)> = Default::default();
     let mut at = 0;
     while let Some(head) = u32_at(info, at) {
-        let (format, attribute) = (head & 0xff, head >> 8 & 0xff);
+        let (format, attribute) = (head & 0xff, (head >> 8) & 0xff);
         // formats 1 to 3 hold their value in the record's upper half, 4 has bytes behind it
         let bytes = if format == 4 {
             (head >> 16) as usize
