@@ -78,7 +78,9 @@ fn apply_perturbed(
         start += block;
     }
     device.run(&launches).expect("no violation");
-    let Param::Ptr(out) = params[0] else { unreachable!() };
+    let Param::Ptr(out) = params[0] else {
+        unreachable!()
+    };
     let data: Vec<u8> = device.download(out, count * types[0]);
     data.chunks(types[0])
         .map(|chunk| {
@@ -160,7 +162,11 @@ fn f32_of(bits: u64) -> f32 {
 }
 
 fn canonical(x: f32) -> u64 {
-    if x.is_nan() { 0x7fff_ffff } else { x.to_bits().into() }
+    if x.is_nan() {
+        0x7fff_ffff
+    } else {
+        x.to_bits().into()
+    }
 }
 
 fn check(op: &str, types: &[usize], rows: &[Vec<u64>], expected: impl Fn(&[u64]) -> u64) {
@@ -178,15 +184,25 @@ fn check(op: &str, types: &[usize], rows: &[Vec<u64>], expected: impl Fn(&[u64])
 fn f32_arithmetic_rounds_once_and_gives_the_canonical_nan() {
     let rows = pairs(&f32_bits());
     let f = f32_of;
-    check("add.rn.f32", &[4, 4, 4], &rows, |r| canonical(f(r[0]) + f(r[1])));
-    check("sub.f32", &[4, 4, 4], &rows, |r| canonical(f(r[0]) - f(r[1])));
-    check("mul.rn.f32", &[4, 4, 4], &rows, |r| canonical(f(r[0]) * f(r[1])));
-    check("div.rn.f32", &[4, 4, 4], &rows, |r| canonical(f(r[0]) / f(r[1])));
+    check("add.rn.f32", &[4, 4, 4], &rows, |r| {
+        canonical(f(r[0]) + f(r[1]))
+    });
+    check("sub.f32", &[4, 4, 4], &rows, |r| {
+        canonical(f(r[0]) - f(r[1]))
+    });
+    check("mul.rn.f32", &[4, 4, 4], &rows, |r| {
+        canonical(f(r[0]) * f(r[1]))
+    });
+    check("div.rn.f32", &[4, 4, 4], &rows, |r| {
+        canonical(f(r[0]) / f(r[1]))
+    });
     check("fma.rn.f32", &[4, 4, 4, 4], &triples(&f32_bits()), |r| {
         canonical(f(r[0]).mul_add(f(r[1]), f(r[2])))
     });
     let single: Vec<Vec<u64>> = f32_bits().iter().map(|&v| vec![v]).collect();
-    check("sqrt.rn.f32", &[4, 4], &single, |r| canonical(f(r[0]).sqrt()));
+    check("sqrt.rn.f32", &[4, 4], &single, |r| {
+        canonical(f(r[0]).sqrt())
+    });
     check("rcp.rn.f32", &[4, 4], &single, |r| canonical(1.0 / f(r[0])));
     check("neg.f32", &[4, 4], &single, |r| canonical(-f(r[0])));
     check("abs.f32", &[4, 4], &single, |r| canonical(f(r[0]).abs()));
@@ -195,15 +211,36 @@ fn f32_arithmetic_rounds_once_and_gives_the_canonical_nan() {
 #[test]
 fn ftz_flushes_operands_and_results_and_sat_clamps() {
     let rows = pairs(&f32_bits());
-    let z = |x: f32| if x.is_subnormal() { 0f32.copysign(x) } else { x };
+    let z = |x: f32| {
+        if x.is_subnormal() {
+            0f32.copysign(x)
+        } else {
+            x
+        }
+    };
     let f = |b| z(f32_of(b));
-    check("add.ftz.f32", &[4, 4, 4], &rows, |r| canonical(z(f(r[0]) + f(r[1]))));
-    check("mul.ftz.f32", &[4, 4, 4], &rows, |r| canonical(z(f(r[0]) * f(r[1]))));
-    let sat = |x: f32| if x.is_nan() { 0 } else { u64::from((x.clamp(0.0, 1.0) + 0.0).to_bits()) };
-    check("add.sat.f32", &[4, 4, 4], &rows, |r| sat(f32_of(r[0]) + f32_of(r[1])));
-    check("fma.rn.ftz.sat.f32", &[4, 4, 4, 4], &triples(&f32_bits()), |r| {
-        sat(z(f(r[0]).mul_add(f(r[1]), f(r[2]))))
+    check("add.ftz.f32", &[4, 4, 4], &rows, |r| {
+        canonical(z(f(r[0]) + f(r[1])))
     });
+    check("mul.ftz.f32", &[4, 4, 4], &rows, |r| {
+        canonical(z(f(r[0]) * f(r[1])))
+    });
+    let sat = |x: f32| {
+        if x.is_nan() {
+            0
+        } else {
+            u64::from((x.clamp(0.0, 1.0) + 0.0).to_bits())
+        }
+    };
+    check("add.sat.f32", &[4, 4, 4], &rows, |r| {
+        sat(f32_of(r[0]) + f32_of(r[1]))
+    });
+    check(
+        "fma.rn.ftz.sat.f32",
+        &[4, 4, 4, 4],
+        &triples(&f32_bits()),
+        |r| sat(z(f(r[0]).mul_add(f(r[1]), f(r[2])))),
+    );
 }
 
 /// Exact sums and products of f32 are sums of at most two f64; the direction is found by
@@ -249,7 +286,11 @@ fn minimum_and_maximum_prefer_numbers_and_order_zeros() {
     });
     check("max.f32", &[4, 4, 4], &rows, |r| {
         let (a, b) = (f32_of(r[0]), f32_of(r[1]));
-        canonical(if b.is_nan() || !a.is_nan() && !less(a, b) { a } else { b })
+        canonical(if b.is_nan() || !a.is_nan() && !less(a, b) {
+            a
+        } else {
+            b
+        })
     });
     check("max.NaN.f32", &[4, 4, 4], &rows, |r| {
         let (a, b) = (f32_of(r[0]), f32_of(r[1]));
@@ -300,10 +341,16 @@ fn integer_arithmetic_wraps() {
     let u = |v: u64| v as u32;
     let s = |v: u64| v as i32;
     let w = |v: u32| u64::from(v);
-    check("add.s32", &[4, 4, 4], &rows, |r| w(u(r[0]).wrapping_add(u(r[1]))));
+    check("add.s32", &[4, 4, 4], &rows, |r| {
+        w(u(r[0]).wrapping_add(u(r[1])))
+    });
     check("sub.s64", &[8, 8, 8], &rows, |r| r[0].wrapping_sub(r[1]));
-    check("add.sat.s32", &[4, 4, 4], &rows, |r| w(s(r[0]).saturating_add(s(r[1])) as u32));
-    check("mul.lo.u32", &[4, 4, 4], &rows, |r| w(u(r[0]).wrapping_mul(u(r[1]))));
+    check("add.sat.s32", &[4, 4, 4], &rows, |r| {
+        w(s(r[0]).saturating_add(s(r[1])) as u32)
+    });
+    check("mul.lo.u32", &[4, 4, 4], &rows, |r| {
+        w(u(r[0]).wrapping_mul(u(r[1])))
+    });
     check("mul.hi.s32", &[4, 4, 4], &rows, |r| {
         w((i64::from(s(r[0])) * i64::from(s(r[1])) >> 32) as u32)
     });
@@ -317,11 +364,21 @@ fn integer_arithmetic_wraps() {
         w(u32::from(r[0] as u16) * u32::from(r[1] as u16))
     });
     check("div.s32", &[4, 4, 4], &rows, |r| {
-        w(if s(r[1]) == 0 { u32::MAX } else { s(r[0]).wrapping_div(s(r[1])) as u32 })
+        w(if s(r[1]) == 0 {
+            u32::MAX
+        } else {
+            s(r[0]).wrapping_div(s(r[1])) as u32
+        })
     });
-    check("rem.u64", &[8, 8, 8], &rows, |r| r[0].checked_rem(r[1]).unwrap_or(r[0]));
-    check("min.s32", &[4, 4, 4], &rows, |r| w(s(r[0]).min(s(r[1])) as u32));
-    check("max.u16", &[2, 2, 2], &rows, |r| u64::from((r[0] as u16).max(r[1] as u16)));
+    check("rem.u64", &[8, 8, 8], &rows, |r| {
+        r[0].checked_rem(r[1]).unwrap_or(r[0])
+    });
+    check("min.s32", &[4, 4, 4], &rows, |r| {
+        w(s(r[0]).min(s(r[1])) as u32)
+    });
+    check("max.u16", &[2, 2, 2], &rows, |r| {
+        u64::from((r[0] as u16).max(r[1] as u16))
+    });
     let three = triples(&integers());
     check("mad.lo.s32", &[4, 4, 4, 4], &three, |r| {
         w(u(r[0]).wrapping_mul(u(r[1])).wrapping_add(u(r[2])))
@@ -334,9 +391,7 @@ fn integer_arithmetic_wraps() {
     });
     check("dp4a.s32.u32", &[4, 4, 4, 4], &three, |r| {
         let dot: i32 = (0..4)
-            .map(|i| {
-                i32::from((r[0] >> (8 * i)) as u8 as i8) * i32::from((r[1] >> (8 * i)) as u8)
-            })
+            .map(|i| i32::from((r[0] >> (8 * i)) as u8 as i8) * i32::from((r[1] >> (8 * i)) as u8))
             .sum();
         w((u(r[2])).wrapping_add(dot as u32))
     });
@@ -367,7 +422,9 @@ fn shifts_clamp_and_bits_are_found() {
         let by = r[1] as u32;
         if by > 31 { 0 } else { w((r[0] as u32) << by) }
     });
-    check("shr.s32", &[4, 4, 4], &rows, |r| w((r[0] as i32 >> (r[1] as u32).min(31)) as u32));
+    check("shr.s32", &[4, 4, 4], &rows, |r| {
+        w((r[0] as i32 >> (r[1] as u32).min(31)) as u32)
+    });
     check("shr.u64", &[8, 8, 4], &rows, |r| {
         let by = r[1] as u32;
         if by > 63 { 0 } else { r[0] >> by }
@@ -377,7 +434,9 @@ fn shifts_clamp_and_bits_are_found() {
     });
     let three = triples(&integers());
     let join = |r: &[u64]| r[0] & 0xffff_ffff | r[1] << 32;
-    check("shf.l.wrap.b32", &[4, 4, 4, 4], &three, |r| w((join(r) << (r[2] & 31) >> 32) as u32));
+    check("shf.l.wrap.b32", &[4, 4, 4, 4], &three, |r| {
+        w((join(r) << (r[2] & 31) >> 32) as u32)
+    });
     check("shf.r.clamp.b32", &[4, 4, 4, 4], &three, |r| {
         w((join(r) >> (r[2] as u32).min(32)) as u32)
     });
@@ -394,16 +453,25 @@ fn shifts_clamp_and_bits_are_found() {
             d | u64::from(byte) << (8 * i)
         })
     });
-    check("$lop3.b32 %d, %s0, %s1, %s2, 0xd8;\n", &[4, 4, 4, 4], &three, |r| {
-        let (a, b, c) = (r[0] as u32, r[1] as u32, r[2] as u32);
-        // 0xd8: c ? b : a, by the manual's way to compute tables: the function of 0xf0, 0xcc, 0xaa
-        assert_eq!((0xccu8 & 0xaa) | (0xf0 & !0xaau8), 0xd8);
-        w((b & c) | (a & !c))
-    });
+    check(
+        "$lop3.b32 %d, %s0, %s1, %s2, 0xd8;\n",
+        &[4, 4, 4, 4],
+        &three,
+        |r| {
+            let (a, b, c) = (r[0] as u32, r[1] as u32, r[2] as u32);
+            // 0xd8: c ? b : a, by the manual's way to compute tables: the function of 0xf0, 0xcc, 0xaa
+            assert_eq!((0xccu8 & 0xaa) | (0xf0 & !0xaau8), 0xd8);
+            w((b & c) | (a & !c))
+        },
+    );
     let single: Vec<Vec<u64>> = integers().iter().map(|&v| vec![v]).collect();
     check("popc.b64", &[4, 8], &single, |r| w(r[0].count_ones()));
-    check("clz.b32", &[4, 4], &single, |r| w((r[0] as u32).leading_zeros()));
-    check("brev.b32", &[4, 4], &single, |r| w((r[0] as u32).reverse_bits()));
+    check("clz.b32", &[4, 4], &single, |r| {
+        w((r[0] as u32).leading_zeros())
+    });
+    check("brev.b32", &[4, 4], &single, |r| {
+        w((r[0] as u32).reverse_bits())
+    });
     check("bfind.u32", &[4, 4], &single, |r| match r[0] as u32 {
         0 => 0xffff_ffff,
         v => w(31 - v.leading_zeros()),
@@ -418,25 +486,42 @@ fn shifts_clamp_and_bits_are_found() {
     check("bfe.u32", &[4, 4, 4, 4], &three, |r| {
         let (pos, len) = ((r[1] & 255) as u32, (r[2] & 255) as u32);
         let field = u64::from(r[0] as u32).checked_shr(pos).unwrap_or(0);
-        if len >= 32 { field } else { field & ((1 << len) - 1) }
+        if len >= 32 {
+            field
+        } else {
+            field & ((1 << len) - 1)
+        }
     });
     check("bfe.s32", &[4, 4, 4, 4], &three, |r| {
         // the manual's loop, bit by bit
         let (a, pos, len) = (r[0] as u32, (r[1] & 255) as u32, (r[2] & 255) as u32);
-        let sign = if len == 0 { 0 } else { a >> (pos + len - 1).min(31) & 1 };
+        let sign = if len == 0 {
+            0
+        } else {
+            a >> (pos + len - 1).min(31) & 1
+        };
         (0..32).fold(0, |d, i| {
-            let bit = if i < len && pos + i <= 31 { a >> (pos + i) & 1 } else { sign };
+            let bit = if i < len && pos + i <= 31 {
+                a >> (pos + i) & 1
+            } else {
+                sign
+            };
             d | u64::from(bit) << i
         })
     });
-    check("$bfi.b32 %d, %s0, %s1, %s2, 5;\n", &[4, 4, 4, 4], &three, |r| {
-        let pos = (r[2] & 255) as u32;
-        (0..32u32).fold(0, |d, i| {
-            let inside = i >= pos && i < pos + 5;
-            let bit = if inside { r[0] >> (i - pos) } else { r[1] >> i };
-            d | (bit & 1) << i
-        })
-    });
+    check(
+        "$bfi.b32 %d, %s0, %s1, %s2, 5;\n",
+        &[4, 4, 4, 4],
+        &three,
+        |r| {
+            let pos = (r[2] & 255) as u32;
+            (0..32u32).fold(0, |d, i| {
+                let inside = i >= pos && i < pos + 5;
+                let bit = if inside { r[0] >> (i - pos) } else { r[1] >> i };
+                d | (bit & 1) << i
+            })
+        },
+    );
 }
 
 #[test]
@@ -452,9 +537,10 @@ fn comparisons_know_nan() {
     ] {
         for unordered in [false, true] {
             let suffix = if unordered { "u" } else { "" };
-            let text =
-                format!("$setp.{name}{suffix}.f32 %pr|%pq, %s0, %s1;\nselp.b32 %d, 1, 0, %pr;\n\
-                         @%pq add.u32 %d, %d, 2;\n");
+            let text = format!(
+                "$setp.{name}{suffix}.f32 %pr|%pq, %s0, %s1;\nselp.b32 %d, 1, 0, %pr;\n\
+                         @%pq add.u32 %d, %d, 2;\n"
+            );
             check(&text, &[4, 4, 4], &rows, |r| {
                 let (a, b) = (f32_of(r[0]), f32_of(r[1]));
                 let nan = a.is_nan() || b.is_nan();
@@ -472,7 +558,11 @@ fn comparisons_know_nan() {
     check(text, &[4, 4, 4], &pairs(&integers()), |r| {
         let half = |v: u64, i: u32| half::f16::from_bits((v >> (16 * i)) as u16);
         (0..2).fold(0, |d, i| {
-            d | if half(r[0], i) > half(r[1], i) { 0x3c00 << (16 * i) } else { 0 }
+            d | if half(r[0], i) > half(r[1], i) {
+                0x3c00 << (16 * i)
+            } else {
+                0
+            }
         })
     });
 }
@@ -481,25 +571,58 @@ fn comparisons_know_nan() {
 fn conversions_round_and_saturate() {
     let single: Vec<Vec<u64>> = f32_bits().iter().map(|&v| vec![v]).collect();
     let f = |r: &[u64]| f32_of(r[0]);
-    check("cvt.rzi.s32.f32", &[4, 4], &single, |r| u64::from(f(r) as i32 as u32));
-    check("cvt.rni.u32.f32", &[4, 4], &single, |r| u64::from(f(r).round_ties_even() as u32));
-    check("cvt.rpi.s32.f32", &[4, 4], &single, |r| u64::from(f(r).ceil() as i32 as u32));
-    check("cvt.rmi.s64.f32", &[8, 4], &single, |r| {
-        if f(r).is_nan() { 1 << 63 } else { f(r).floor() as i64 as u64 }
+    check("cvt.rzi.s32.f32", &[4, 4], &single, |r| {
+        u64::from(f(r) as i32 as u32)
     });
-    check("cvt.rzi.u8.f32", &[2, 4], &single, |r| u64::from(f(r) as u8));
+    check("cvt.rni.u32.f32", &[4, 4], &single, |r| {
+        u64::from(f(r).round_ties_even() as u32)
+    });
+    check("cvt.rpi.s32.f32", &[4, 4], &single, |r| {
+        u64::from(f(r).ceil() as i32 as u32)
+    });
+    check("cvt.rmi.s64.f32", &[8, 4], &single, |r| {
+        if f(r).is_nan() {
+            1 << 63
+        } else {
+            f(r).floor() as i64 as u64
+        }
+    });
+    check(
+        "cvt.rzi.u8.f32",
+        &[2, 4],
+        &single,
+        |r| u64::from(f(r) as u8),
+    );
     check("cvt.f64.f32", &[8, 4], &single, |r| {
-        if f(r).is_nan() { f64::from(f(r)).to_bits() } else { f64::from(f(r)).to_bits() }
+        if f(r).is_nan() {
+            f64::from(f(r)).to_bits()
+        } else {
+            f64::from(f(r)).to_bits()
+        }
     });
     check("cvt.rn.f16.f32", &[2, 4], &single, |r| {
-        if f(r).is_nan() { 0x7fff } else { half::f16::from_f32(f(r)).to_bits().into() }
+        if f(r).is_nan() {
+            0x7fff
+        } else {
+            half::f16::from_f32(f(r)).to_bits().into()
+        }
     });
     check("cvt.rn.bf16.f32", &[2, 4], &single, |r| {
-        if f(r).is_nan() { 0x7fff } else { half::bf16::from_f32(f(r)).to_bits().into() }
+        if f(r).is_nan() {
+            0x7fff
+        } else {
+            half::bf16::from_f32(f(r)).to_bits().into()
+        }
     });
-    check("cvt.rni.f32.f32", &[4, 4], &single, |r| canonical(f(r).round_ties_even()));
+    check("cvt.rni.f32.f32", &[4, 4], &single, |r| {
+        canonical(f(r).round_ties_even())
+    });
     check("cvt.sat.f32.f32", &[4, 4], &single, |r| {
-        if f(r).is_nan() { 0 } else { (f(r).clamp(0.0, 1.0) + 0.0).to_bits().into() }
+        if f(r).is_nan() {
+            0
+        } else {
+            (f(r).clamp(0.0, 1.0) + 0.0).to_bits().into()
+        }
     });
     check("cvt.rna.tf32.f32", &[4, 4], &single, |r| {
         if f(r).is_nan() {
@@ -507,33 +630,61 @@ fn conversions_round_and_saturate() {
         }
         // half a unit of the tenth bit, then cut
         let bits = r[0] as u32;
-        if f(r).is_infinite() { bits.into() } else { u64::from(bits.wrapping_add(0x1000) & !0x1fff) }
+        if f(r).is_infinite() {
+            bits.into()
+        } else {
+            u64::from(bits.wrapping_add(0x1000) & !0x1fff)
+        }
     });
     let two = pairs(&f32_bits());
     let h = |v: u64| {
         let v = f32_of(v);
-        if v.is_nan() { 0x7fff } else { u64::from(half::f16::from_f32(v).to_bits()) }
+        if v.is_nan() {
+            0x7fff
+        } else {
+            u64::from(half::f16::from_f32(v).to_bits())
+        }
     };
-    check("cvt.rn.f16x2.f32", &[4, 4, 4], &two, |r| h(r[0]) << 16 | h(r[1]));
+    check("cvt.rn.f16x2.f32", &[4, 4, 4], &two, |r| {
+        h(r[0]) << 16 | h(r[1])
+    });
     let whole: Vec<Vec<u64>> = integers().iter().map(|&v| vec![v]).collect();
-    check("cvt.rn.f32.s32", &[4, 4], &whole, |r| (r[0] as i32 as f32).to_bits().into());
-    check("cvt.rn.f32.u64", &[4, 8], &whole, |r| (r[0] as f32).to_bits().into());
+    check("cvt.rn.f32.s32", &[4, 4], &whole, |r| {
+        (r[0] as i32 as f32).to_bits().into()
+    });
+    check("cvt.rn.f32.u64", &[4, 8], &whole, |r| {
+        (r[0] as f32).to_bits().into()
+    });
     check("cvt.rz.f32.u32", &[4, 4], &whole, |r| {
         let v = r[0] as u32;
-        let cut = if v == 0 { 0 } else { v & (u32::MAX << (31 - v.leading_zeros()).saturating_sub(23)) };
+        let cut = if v == 0 {
+            0
+        } else {
+            v & (u32::MAX << (31 - v.leading_zeros()).saturating_sub(23))
+        };
         (cut as f32).to_bits().into()
     });
-    check("cvt.rn.f64.s64", &[8, 8], &whole, |r| (r[0] as i64 as f64).to_bits());
+    check("cvt.rn.f64.s64", &[8, 8], &whole, |r| {
+        (r[0] as i64 as f64).to_bits()
+    });
     check("cvt.u64.u32", &[8, 4], &whole, |r| u64::from(r[0] as u32));
-    check("cvt.s64.s32", &[8, 4], &whole, |r| r[0] as i32 as i64 as u64);
-    check("cvt.s32.s8", &[4, 4], &whole, |r| u64::from(r[0] as i8 as i32 as u32));
+    check("cvt.s64.s32", &[8, 4], &whole, |r| {
+        r[0] as i32 as i64 as u64
+    });
+    check("cvt.s32.s8", &[4, 4], &whole, |r| {
+        u64::from(r[0] as i8 as i32 as u32)
+    });
     check("cvt.u16.u64", &[2, 8], &whole, |r| u64::from(r[0] as u16));
     check("cvt.sat.s8.s32", &[4, 4], &whole, |r| {
         u64::from((r[0] as i32).clamp(-128, 127) as u32)
     });
-    check("cvt.sat.u16.s64", &[2, 8], &whole, |r| (r[0] as i64).clamp(0, 65535) as u64);
+    check("cvt.sat.u16.s64", &[2, 8], &whole, |r| {
+        (r[0] as i64).clamp(0, 65535) as u64
+    });
     let halves: Vec<Vec<u64>> = (0..=0xffff).map(|v| vec![v]).collect();
-    check("cvt.f32.f16", &[4, 2], &halves, |r| canonical(half::f16::from_bits(r[0] as u16).to_f32()));
+    check("cvt.f32.f16", &[4, 2], &halves, |r| {
+        canonical(half::f16::from_bits(r[0] as u16).to_f32())
+    });
     check("cvt.f32.bf16", &[4, 2], &halves, |r| {
         canonical(half::bf16::from_bits(r[0] as u16).to_f32())
     });
@@ -547,7 +698,11 @@ fn conversions_round_and_saturate() {
 #[test]
 fn eight_bit_floats_are_the_nearest() {
     let value = |bits: u64, e5: bool| -> f64 {
-        let (e, m, bias) = if e5 { (bits >> 2 & 31, bits & 3, 15) } else { (bits >> 3 & 15, bits & 7, 7) };
+        let (e, m, bias) = if e5 {
+            (bits >> 2 & 31, bits & 3, 15)
+        } else {
+            (bits >> 3 & 15, bits & 7, 7)
+        };
         let scale = if e5 { 4.0 } else { 8.0 };
         let m = m as f64 / scale;
         let magnitude = if e == 0 {
@@ -555,7 +710,11 @@ fn eight_bit_floats_are_the_nearest() {
         } else {
             (1.0 + m) * 2f64.powi(e as i32 - bias)
         };
-        if bits & 0x80 != 0 { -magnitude } else { magnitude }
+        if bits & 0x80 != 0 {
+            -magnitude
+        } else {
+            magnitude
+        }
     };
     let rows = pairs(&f32_bits());
     for e5 in [false, true] {
@@ -575,12 +734,18 @@ fn eight_bit_floats_are_the_nearest() {
         };
         let name = if e5 { "e5m2x2" } else { "e4m3x2" };
         let op = format!("cvt.rn.satfinite.{name}.f32");
-        check(&op, &[2, 4, 4], &rows, |r| nearest(r[0]) << 8 | nearest(r[1]));
+        check(&op, &[2, 4, 4], &rows, |r| {
+            nearest(r[0]) << 8 | nearest(r[1])
+        });
         let all: Vec<Vec<u64>> = (0..=0xffff).map(|v| vec![v]).collect();
         check(&format!("cvt.rn.f16x2.{name}"), &[4, 2], &all, |r| {
             let half = |b: u64| {
                 let magnitude = b & 0x7f;
-                let nan = if e5 { magnitude > 0x7c } else { magnitude == 0x7f };
+                let nan = if e5 {
+                    magnitude > 0x7c
+                } else {
+                    magnitude == 0x7f
+                };
                 if nan {
                     return 0x7fff;
                 }
@@ -601,7 +766,9 @@ fn half_values() -> Vec<u64> {
     ];
     let mut x = 7u64;
     for _ in 0..40 {
-        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        x = x
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         values.push(x >> 48);
     }
     values
@@ -617,8 +784,16 @@ mod exact {
             return None;
         }
         let m = (h & ((1 << fraction) - 1)) as i128;
-        let (m, e) = if e == 0 { (m, 1) } else { (m | 1 << fraction, e) };
-        let m = if h >> (fraction + bits) & 1 == 1 { -m } else { m };
+        let (m, e) = if e == 0 {
+            (m, 1)
+        } else {
+            (m | 1 << fraction, e)
+        };
+        let m = if h >> (fraction + bits) & 1 == 1 {
+            -m
+        } else {
+            m
+        };
         Some((m, e - bias - fraction as i32))
     }
 
@@ -674,24 +849,24 @@ fn halves_round_fused_results_once() {
             let least = ep.min(ec);
             let wide = |m: i128, e: i32| -> Option<i128> {
                 let shift = (e - least) as u32;
-                (m == 0 || shift + 128 - m.unsigned_abs().leading_zeros() < 126).then(|| m << shift.min(127))
+                (m == 0 || shift + 128 - m.unsigned_abs().leading_zeros() < 126)
+                    .then(|| m << shift.min(127))
             };
             let negative = |h: u64| h >> 15 & 1 == 1;
             match (wide(p, ep), wide(c, ec)) {
                 (Some(x), Some(y)) if x + y == 0 => {
                     // an exact zero: the sign of both if they agree, else plus
                     let product = negative(r[0]) != negative(r[1]);
-                    if (x, y) == (0, 0) && product && negative(r[2]) { 0x8000 } else { 0 }
+                    if (x, y) == (0, 0) && product && negative(r[2]) {
+                        0x8000
+                    } else {
+                        0
+                    }
                 }
                 (Some(x), Some(y)) => exact::round(x + y, least, fraction, bits),
                 // so far apart that the smaller one only tells the side
                 (None, _) => exact::round(4 * p + c.signum(), ep - 2, fraction, bits),
-                (_, None) => exact::round(
-                    (c << 20) + p.signum(),
-                    ec - 20,
-                    fraction,
-                    bits,
-                ),
+                (_, None) => exact::round((c << 20) + p.signum(), ec - 20, fraction, bits),
             }
         });
         let rows = pairs(&values);
@@ -702,7 +877,12 @@ fn halves_round_fused_results_once() {
             exact::round((a * b).abs(), ea + eb, fraction, bits) | sign
         });
         let packed = format!("add.rn.{ty}x2");
-        let rows = pairs(&values.iter().map(|v| v << 16 | (v ^ 0x1234)).collect::<Vec<_>>());
+        let rows = pairs(
+            &values
+                .iter()
+                .map(|v| v << 16 | (v ^ 0x1234))
+                .collect::<Vec<_>>(),
+        );
         let single = |v: u64, i: u32| v >> (16 * i) & 0xffff;
         let one = apply(
             &format!("add.rn.{ty}"),
@@ -714,7 +894,12 @@ fn halves_round_fused_results_once() {
         );
         let two = apply(&packed, &[4, 4, 4], &rows);
         for (i, found) in two.iter().enumerate() {
-            assert_eq!(*found, one[2 * i] | one[2 * i + 1] << 16, "{packed} {:x?}", rows[i]);
+            assert_eq!(
+                *found,
+                one[2 * i] | one[2 * i + 1] << 16,
+                "{packed} {:x?}",
+                rows[i]
+            );
         }
     }
 }
@@ -744,7 +929,8 @@ fn approximations_stay_within_the_manuals_bounds_under_every_seed() {
             for (row, found) in single.iter().zip(&found) {
                 let x = f32_of(row[0]);
                 let e = exact(f64::from(x));
-                let normal = e.abs() >= f64::from(f32::MIN_POSITIVE) && e.abs() <= f64::from(f32::MAX);
+                let normal =
+                    e.abs() >= f64::from(f32::MIN_POSITIVE) && e.abs() <= f64::from(f32::MAX);
                 if x.is_subnormal() || !x.is_finite() || !normal {
                     continue;
                 }
@@ -753,9 +939,16 @@ fn approximations_stay_within_the_manuals_bounds_under_every_seed() {
                     continue;
                 }
                 let absolute = op.starts_with("sin") || op.starts_with("lg2");
-                let scale = if absolute { 1.0f64.max(e.abs()) } else { e.abs() };
+                let scale = if absolute {
+                    1.0f64.max(e.abs())
+                } else {
+                    e.abs()
+                };
                 let f = f64::from(f32_of(*found));
-                assert!((f - e).abs() <= bound * scale, "{op} of {x:e}: {f:e} against {e:e}");
+                assert!(
+                    (f - e).abs() <= bound * scale,
+                    "{op} of {x:e}: {f:e} against {e:e}"
+                );
             }
         }
         assert!(moved > 10, "{op}: the seed moves results");
@@ -764,9 +957,20 @@ fn approximations_stay_within_the_manuals_bounds_under_every_seed() {
 
 #[test]
 fn double_precision_is_the_hosts_and_directed_products_bracket() {
-    let mut values: Vec<u64> = f32_values().iter().map(|v| f64::from(*v).to_bits()).collect();
-    values.extend([1, f64::MIN_POSITIVE.to_bits(), f64::MAX.to_bits(), 0x000f_ffff_ffff_ffff]);
-    let values: Vec<u64> = values.into_iter().filter(|v| !f64::from_bits(*v).is_nan()).collect();
+    let mut values: Vec<u64> = f32_values()
+        .iter()
+        .map(|v| f64::from(*v).to_bits())
+        .collect();
+    values.extend([
+        1,
+        f64::MIN_POSITIVE.to_bits(),
+        f64::MAX.to_bits(),
+        0x000f_ffff_ffff_ffff,
+    ]);
+    let values: Vec<u64> = values
+        .into_iter()
+        .filter(|v| !f64::from_bits(*v).is_nan())
+        .collect();
     let rows = pairs(&values);
     let f = f64::from_bits;
     let same = |x: f64, found: u64| x.is_nan() && f(found).is_nan() || x.to_bits() == found;
@@ -790,7 +994,11 @@ fn double_precision_is_the_hosts_and_directed_products_bracket() {
                 continue;
             }
             assert!(d <= n && n <= u, "{op} {:x?}", rows[i]);
-            assert!(d == u || d.next_up() == u, "{op} {:x?} {d:e} {u:e}", rows[i]);
+            assert!(
+                d == u || d.next_up() == u,
+                "{op} {:x?} {d:e} {u:e}",
+                rows[i]
+            );
         }
     }
 }

@@ -9,7 +9,9 @@ use common::{Device, Param};
 use softcuda::exec::{Accumulate, Overlap};
 
 fn numbers(count: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * 37 + 11) % 64) as f32 / 8.0 - 4.0).collect()
+    (0..count)
+        .map(|i| ((i * 37 + 11) % 64) as f32 / 8.0 - 4.0)
+        .collect()
 }
 
 #[test]
@@ -173,7 +175,10 @@ fn a_split_softmax_sums_to_one() {
         device.run(&[first, second]).expect("no violation");
         for (v, found) in data.iter().zip(device.download::<f32>(out, n)) {
             let e = f64::from(v - most).exp() / total;
-            assert!((f64::from(found) - e).abs() < 2e-6 * e.max(1e-9), "{found:e} {e:e}");
+            assert!(
+                (f64::from(found) - e).abs() < 2e-6 * e.max(1e-9),
+                "{found:e} {e:e}"
+            );
         }
     }
 }
@@ -212,7 +217,9 @@ fn a_double_buffered_gemm_multiplies() {
         let found: Vec<f32> = device.download(c, m * n);
         for row in 0..m {
             for column in 0..n {
-                let sum: f32 = (0..k).map(|i| of(a[row * k + i]) * of(b[column * k + i])).sum();
+                let sum: f32 = (0..k)
+                    .map(|i| of(a[row * k + i]) * of(b[column * k + i]))
+                    .sum();
                 assert_eq!(found[row * n + column], sum, "{row} {column}");
             }
         }
@@ -233,7 +240,8 @@ fn programmatic_successors_wait_for_what_they_read() {
     for seed in 0..100 {
         let mut device = Device::tiny();
         device.options.seed = seed;
-        device.options.overlap = [Overlap::Early, Overlap::Interleaved, Overlap::Late][seed as usize % 3];
+        device.options.overlap =
+            [Overlap::Early, Overlap::Interleaved, Overlap::Late][seed as usize % 3];
         let module = device.load(&ptx);
         let input = device.upload(&vec![0f32; n]);
         let buffers = [device.empty(4 * n as u64), device.empty(4 * n as u64)];
@@ -255,16 +263,22 @@ fn programmatic_successors_wait_for_what_they_read() {
 #[test]
 fn an_almost_empty_grid_of_132_blocks_is_quick() {
     let device = Device::named("h100");
-    let module = device.load(&common::kernel(1, "", "setp.ne.u32 %pq, %t, 0;\n@!%pq st.global.u32 [%p0], %t;").replace(
-        ".reg .b64 %t64",
-        ".reg .pred %pq;\n.reg .b64 %t64",
-    ));
+    let module = device.load(
+        &common::kernel(
+            1,
+            "",
+            "setp.ne.u32 %pq, %t, 0;\n@!%pq st.global.u32 [%p0], %t;",
+        )
+        .replace(".reg .b64 %t64", ".reg .pred %pq;\n.reg .b64 %t64"),
+    );
     let out = device.empty(4);
     let grid = device.grid(&module, "k", 132, 256, &[Param::Ptr(out)]);
     let best = (0..20)
         .map(|_| {
             let start = std::time::Instant::now();
-            device.run(std::slice::from_ref(&grid)).expect("no violation");
+            device
+                .run(std::slice::from_ref(&grid))
+                .expect("no violation");
             start.elapsed()
         })
         .min();

@@ -139,7 +139,7 @@ fn lanes_that_part_meet_again() {
     let body = "mov.u32 %d, 0;\nmov.u64 %bb, lock;\nL:\natom.shared.cas.b32 %y, [lock], 0, 1;\n\
                 setp.ne.u32 %q, %y, 0;\n@%q bra L;\nld.volatile.shared.u32 %z, [count];\n\
                 add.u32 %z, %z, 1;\nst.volatile.shared.u32 [count], %z;\nmembar.cta;\n\
-                atom.shared.exch.b32 %y, [lock], 0;\nbar.sync 0;\nld.shared.u32 %d, [count];";
+                atom.shared.exch.b32 %y, [lock], 0;\nbar.warp.sync -1;\nbar.sync 0;\nld.shared.u32 %d, [count];";
     let declarations = ".shared .align 4 .u32 lock, count;";
     let init = format!(
         "setp.eq.u32 %q, %t, 0;\n@%q st.shared.u32 [lock], 0;\n@%q st.shared.u32 [count], 0;\n\

@@ -146,6 +146,8 @@ pub(super) struct Block {
     pub barriers: Vec<BarrierState>,
     pub triggered: bool,
     pub check_barriers: bool,
+    /// Lanes of a warp had to part for good to get on.
+    parted: bool,
     spare: Vec<Warp>,
 }
 
@@ -190,6 +192,13 @@ impl Random {
         x ^ x >> 31
     }
 }
+
+/// Instructions that a turn counts for that did nothing but poll.
+const POLL_COST: u64 = 1000;
+/// Instructions without progress after which lanes no longer wait where the code would let them
+/// meet, and after which a launch counts as hung.
+const PART_AFTER: u64 = 100 * POLL_COST;
+const PATIENCE: u64 = 20_000 * POLL_COST;
 
 struct Worker {
     counts: Vec<GridCounts>,
@@ -250,6 +259,7 @@ impl Worker {
         block.threads = launch.block.iter().product();
         block.triggered = false;
         block.check_barriers = false;
+        block.parted = false;
         block.barriers.clear();
         block.barriers.resize_with(16, BarrierState::default);
         let warps = block.threads.div_ceil(32) as usize;
@@ -377,7 +387,12 @@ impl Worker {
                     }
                 }
             }
-            polls = if polled { polls + 1 } else { 0 };
+            if polled {
+                polls += 1;
+            } else {
+                polls = 0;
+                run.idle.store(0, Ordering::Relaxed);
+            }
             if polls > 2 * count || run.failed.load(Ordering::Relaxed) {
                 break false;
             }
@@ -385,9 +400,15 @@ impl Worker {
         if cx.progress || done {
             run.idle.store(0, Ordering::Relaxed);
         } else {
-            let idle = run.idle.fetch_add(executed * 64, Ordering::Relaxed);
+            // a turn that only polls counts as if it had been longer than it is
+            let idle = run.idle.fetch_add(executed + POLL_COST, Ordering::Relaxed);
+            if (block.parted || idle > PART_AFTER)
+                && block.warps.iter_mut().any(Warp::part_for_good)
+            {
+                block.parted = true;
+            }
             let patience = match run.options.patience {
-                0 => 1 << 31,
+                0 => PATIENCE,
                 own => own,
             };
             if idle > patience {

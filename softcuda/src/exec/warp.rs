@@ -212,6 +212,22 @@ impl Warp {
         }
     }
 
+    /// Lets lanes that wait where others should meet them go on alone: those others may wait for
+    /// something that only they can do. True if there were any.
+    pub fn part_for_good(&mut self) -> bool {
+        let before = self.splits.len();
+        for join in self.joins.iter_mut().filter(|j| j.used && j.arrived != 0) {
+            self.splits.push(Split {
+                pc: join.pc,
+                mask: join.arrived,
+                join: join.parent,
+                wait: Wait::Nothing,
+            });
+            join.arrived = 0;
+        }
+        self.splits.len() > before
+    }
+
     /// Wakes the split with `mask`.
     pub fn wake(&mut self, mask: u32) {
         for split in &mut self.splits {
@@ -243,7 +259,7 @@ pub(super) fn run(
         let ready = (0..count)
             .map(|i| (warp.turn + i) % count)
             .find(|&i| warp.splits[i].wait == Wait::Nothing);
-        let Some(current) = ready else {
+        let Some(mut current) = ready else {
             return Ok(Stop::Blocked);
         };
         let split = warp.splits[current];
@@ -469,6 +485,23 @@ pub(super) fn run(
                             split.pc += 1;
                         }
                     }
+                    // those who met here go on as one
+                    let mut i = 0;
+                    while i < warp.splits.len() {
+                        let other = warp.splits[i];
+                        if i == current
+                            || (other.pc, other.join, other.wait) != (pc + 1, join, Wait::Nothing)
+                        {
+                            i += 1;
+                            continue;
+                        }
+                        mask |= other.mask;
+                        warp.splits.swap_remove(i);
+                        if current == warp.splits.len() {
+                            current = i;
+                        }
+                    }
+                    warp.splits[current].mask = mask;
                     pc += 1;
                 }
                 Op::Activemask(d) => {

@@ -334,7 +334,8 @@ impl Memory {
     pub unsafe fn register_host(&self, address: *mut u8, bytes: usize) -> Result<(), MemoryError> {
         let mut state = self.state_mut();
         let base = address as u64;
-        let overlaps = |a: &Arc<Allocation>| a.base < base + bytes as u64 && base < a.base + a.len();
+        let overlaps =
+            |a: &Arc<Allocation>| a.base < base + bytes as u64 && base < a.base + a.len();
         if bytes == 0 || state.table.0.iter().any(overlaps) {
             return Err(MemoryError::Argument(format!(
                 "{bytes} bytes of host memory at {base:#x}: empty, or known already"

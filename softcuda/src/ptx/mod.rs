@@ -245,8 +245,7 @@ impl Module {
                 target: (target / 10, target % 10),
                 code: decoded.code,
             };
-            self.kernels
-                .insert(function.name.clone(), Arc::new(kernel));
+            self.kernels.insert(function.name.clone(), Arc::new(kernel));
         }
         Ok(())
     }
@@ -284,9 +283,13 @@ fn target(name: &str, model: &Model) -> Result<u32, LoadError> {
     };
     let digits = name.strip_prefix("sm_").or(name.strip_prefix("compute_"));
     let digits = digits.unwrap_or("");
-    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    let end = digits
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(digits.len());
     let Ok(number) = digits[..end].parse::<u32>() else {
-        return Err(refused(format!("the target `{name}`, expected `sm_` and a number")));
+        return Err(refused(format!(
+            "the target `{name}`, expected `sm_` and a number"
+        )));
     };
     let (major, minor) = model.compute_capability;
     let own = major * 10 + minor;

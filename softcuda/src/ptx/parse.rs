@@ -655,8 +655,7 @@ impl<'a> Parser<'a> {
                     }
                 }
                 Some(Kind::Word(name))
-                    if self.tokens.get(self.at + 1).map(|t| t.kind)
-                        == Some(Kind::Punct(b':')) =>
+                    if self.tokens.get(self.at + 1).map(|t| t.kind) == Some(Kind::Punct(b':')) =>
                 {
                     self.at += 2;
                     let unique = self.resolve(name);
@@ -671,7 +670,8 @@ impl<'a> Parser<'a> {
                         }
                         self.expect(b';')?;
                         function.body.push(Statement::Targets(unique, labels));
-                    } else if let Some(Kind::Word(".callprototype" | ".calltargets")) = self.peek() {
+                    } else if let Some(Kind::Word(".callprototype" | ".calltargets")) = self.peek()
+                    {
                         return self.error("no indirect call (calls through pointers)");
                     } else {
                         function.body.push(Statement::Label(unique));
@@ -838,9 +838,7 @@ impl<'a> Parser<'a> {
                     _ => return self.error("an address"),
                 };
                 let (base, mut offset) = match base {
-                    Some(Operand::Symbol(name, offset)) => {
-                        (Some(Operand::Symbol(name, 0)), offset)
-                    }
+                    Some(Operand::Symbol(name, offset)) => (Some(Operand::Symbol(name, 0)), offset),
                     base => (base, 0),
                 };
                 if base.is_none() {

@@ -97,7 +97,12 @@ pub enum Param {
 }
 
 fn pack(kernel: &softcuda::exec::Kernel, params: &[Param]) -> Vec<u8> {
-    assert_eq!(kernel.params.len(), params.len(), "parameters of {}", kernel.name);
+    assert_eq!(
+        kernel.params.len(),
+        params.len(),
+        "parameters of {}",
+        kernel.name
+    );
     let mut data = vec![0; kernel.param_bytes as usize];
     for (place, param) in kernel.params.iter().zip(params) {
         let bytes = match param {
@@ -115,7 +120,9 @@ fn pack(kernel: &softcuda::exec::Kernel, params: &[Param]) -> Vec<u8> {
 /// A kernel with pointer parameters `p0..` around `body`, whose address registers are
 /// `%p0`... and whose index of the thread is `%t` (32 bits) and `%t64`.
 pub fn kernel(pointers: usize, declarations: &str, body: &str) -> String {
-    let params: Vec<String> = (0..pointers).map(|i| format!(".param .u64 k_param_{i}")).collect();
+    let params: Vec<String> = (0..pointers)
+        .map(|i| format!(".param .u64 k_param_{i}"))
+        .collect();
     let loads: String = (0..pointers)
         .map(|i| format!("ld.param.u64 %p{i}, [k_param_{i}];\n"))
         .collect();
