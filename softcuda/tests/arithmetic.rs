@@ -594,11 +594,7 @@ fn conversions_round_and_saturate() {
         |r| u64::from(f(r) as u8),
     );
     check("cvt.f64.f32", &[8, 4], &single, |r| {
-        if f(r).is_nan() {
-            f64::from(f(r)).to_bits()
-        } else {
-            f64::from(f(r)).to_bits()
-        }
+        f64::from(f(r)).to_bits()
     });
     check("cvt.rn.f16.f32", &[2, 4], &single, |r| {
         if f(r).is_nan() {

@@ -545,7 +545,7 @@ fn barriers_of_some_warps_and_mbarriers_order_shared_memory() {
                 W:\nst.shared.b32 [%s], %t;\nmbarrier.arrive.shared.b64 %w, [box+128];\nE:";
     let found = block(64, declarations, body, &[0; 64]);
     for (i, found) in found.iter().enumerate() {
-        assert_eq!(*found as usize, if i >= 32 { i - 32 } else { 0 });
+        assert_eq!(*found as usize, i.saturating_sub(32));
     }
     // bar.red counts over the block
     let body = "and.b32 %y, %t, 3;\nsetp.eq.u32 %q, %y, 0;\nbar.red.popc.u32 %d, 0, %q;";

@@ -280,11 +280,7 @@ fn packed(
 /// One f32 to a narrower format.
 #[inline]
 fn narrow(x: f32, format: Format, mode: Round, relu: bool, satfinite: bool) -> u32 {
-    let x = if relu && x < 0.0 || relu && x == 0.0 {
-        0.0
-    } else {
-        x
-    };
+    let x = if relu && x <= 0.0 { 0.0 } else { x };
     format.round(f64::from(x), mode, satfinite)
 }
 

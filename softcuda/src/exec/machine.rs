@@ -204,6 +204,8 @@ struct Worker {
     counts: Vec<GridCounts>,
     log: Log,
     resident: VecDeque<Box<Block>>,
+    // blocks are large and move between the two lists
+    #[allow(clippy::vec_box)]
     spare: Vec<Box<Block>>,
     random: Random,
     recent: Box<[u32; 64]>,

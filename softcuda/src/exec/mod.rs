@@ -151,8 +151,9 @@ pub struct Options {
     pub accumulate: Accumulate,
     /// Perturbs `.approx` results within the bounds of the manual; `None` leaves them rounded.
     pub approx_seed: Option<u64>,
-    /// Warp instructions without any progress (a store, an atomic that changes memory, the end of
-    /// a block) after which a launch counts as hung; 0 for the default.
+    /// After how much polling without any progress (a store, an atomic that changes memory, other
+    /// work, the end of a block) a launch counts as hung: in warp instructions, a turn of a block
+    /// that only polls counting 1000 more; 0 for the default, about a second.
     pub patience: u64,
 }
 

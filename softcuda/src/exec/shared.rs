@@ -82,6 +82,8 @@ pub(super) struct Shared {
     pending_bytes: u32,
     trackers: Vec<Tracker>,
     closed: Vec<Closed>,
+    // pages go back to trackers as they are
+    #[allow(clippy::vec_box)]
     spare: Vec<Box<Page>>,
     /// Clocks that mbarriers carry.
     pub mbarriers: std::collections::HashMap<u32, Clocks>,

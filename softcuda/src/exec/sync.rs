@@ -7,6 +7,9 @@ use super::order::Gathered;
 use super::warp::{Fault, Warp};
 use super::{Rule, code};
 
+/// Warp, lanes, and where the result of a reduction goes.
+type Waiter = (usize, u32, Option<(Reduce, u16)>);
+
 /// A barrier of a block.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BarrierState {
@@ -14,7 +17,7 @@ pub(super) struct BarrierState {
     pub expected: Option<u32>,
     pub arrived: u32,
     /// Warp and lanes that wait, and where the result goes.
-    pub waiting: Vec<(usize, u32, Option<(Reduce, u16)>)>,
+    pub waiting: Vec<Waiter>,
     pub gathered: Gathered,
     pub count: u32,
     pub all: bool,
@@ -187,7 +190,10 @@ pub(super) fn barrier(
         None
     } else {
         let threads = warp.regs.rows[barrier.threads as usize].0[lane as usize];
-        if threads == 0 || threads % 32 != 0 || threads > block.threads.next_multiple_of(32) {
+        if threads == 0
+            || !threads.is_multiple_of(32)
+            || threads > block.threads.next_multiple_of(32)
+        {
             return Err(fault(
                 Rule::Undefined,
                 format!("a barrier of {threads} threads, expected a multiple of 32 in the block"),

@@ -475,7 +475,7 @@ impl Memory {
         width: usize,
         count: u64,
     ) -> Result<(), MemoryError> {
-        if !matches!(width, 1 | 2 | 4) || address % width as u64 != 0 {
+        if !matches!(width, 1 | 2 | 4) || !address.is_multiple_of(width as u64) {
             return Err(MemoryError::Argument(format!(
                 "a fill of width {width} at {address:#x}: expected 1, 2 or 4, and an address that \
                  is a multiple of it"
