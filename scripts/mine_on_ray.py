@@ -194,7 +194,7 @@ def run(options):
                     for reference in running:
                         ray.cancel(reference, force=True)
                     raise Failure(f"{part.name}: {why}")
-        if not ready:
+        if not ready and not options.scratch:
             there = [counts(part.folder) for part in parts]
             total = tuple(map(sum, zip(*there)))
             if total != shown:
@@ -234,7 +234,7 @@ def parse():
     add = parser.add_argument
     add("--shards", type=int, required=True, metavar="N", help="parts; some for each worker")
     add("--out", type=Path, required=True, metavar="DIR", help="where the parts are collected")
-    add("--scratch", metavar="DIR", help="a folder on each machine, where --out is not shared")
+    add("--scratch", metavar="DIR", help="a folder of this run on each machine, where --out is not shared")
     add("--gavel", default="gavel", metavar="COMMAND", help="gavel's binary on the workers")
     add("--cpus", type=int, default=1, metavar="C", help="cores, and threads, of a part [1]")
     add("--retries", type=int, default=3, metavar="R", help="times that a lost part starts anew [3]")
