@@ -807,7 +807,7 @@ fn numbers_that_are_none_end_a_run_and_keep_what_was_mined() {
         &folder.path().join("2"),
     );
     assert!(
-        error.contains("line 3") && error.contains("found NaN"),
+        error.contains("line 3") && error.contains("is NaN"),
         "{error}"
     );
 }
