@@ -125,6 +125,16 @@ fn m(column: &[Tally], drawn: &[usize]) -> f64 {
     kept as f64 / passes as f64
 }
 
+/// m over all problems.
+pub fn m_of_all(column: &[Tally]) -> f64 {
+    m(column, &(0..column.len()).collect::<Vec<_>>())
+}
+
+/// The share of right answers.
+pub fn right(column: &[Tally]) -> f64 {
+    column.iter().map(|t| t.right).sum::<f64>() / column.len() as f64
+}
+
 /// Mean draft tokens kept per target pass.
 pub fn mean_kept(column: &[Tally]) -> Interval {
     bootstrap(column.len(), RESAMPLES, 0, |drawn| m(column, drawn))

@@ -2,7 +2,7 @@
 
 use super::decode::{Tally, accuracy_difference, decode, m_ratio, pool};
 use super::lab::{Lab, SUFFIXES};
-use super::price::{BUDGET, judged, menu, within_budget};
+use super::price::{self, BUDGET, judged, menu, within_budget};
 use super::report::{Part, bounds, points, table};
 use super::{ExperimentError, decode::RESAMPLES};
 use crate::judge::samples::Method;
@@ -233,11 +233,7 @@ fn decoded(
             rows.push(judged(lab, &format!("{i}-{seed}"), &judge, theta, GAMMA)?);
         }
     }
-    let out = lab
-        .settings
-        .dir
-        .join(format!("decoded-{}", lab.settings.problems));
-    let columns = decode(lab, &test, &rows, &out)?;
+    let columns = decode(lab, &test, &rows, &price::decoded(lab.settings))?;
     let (plain, chain) = (&columns[0], &columns[1]);
     let seeds = lab.settings.seeds.len();
     let figures = columns[2..].chunks(seeds).map(|of_variant| {

@@ -183,14 +183,20 @@ impl<'a> Lab<'a> {
         Ok(path)
     }
 
+    /// The file of the test problems.
+    pub fn test_path(&self) -> PathBuf {
+        let count = self.settings.problems;
+        self.settings.dir.join(format!("test-{count}.jsonl"))
+    }
+
     /// The test problems: none of them was mined, trained on or is an example of the demo.
     pub fn test(&self) -> Result<Data, ExperimentError> {
-        let count = self.settings.problems;
-        let path = self.settings.dir.join(format!("test-{count}.jsonl"));
+        let path = self.test_path();
         if !path.exists() {
             (self.tell)("test problems");
             let mut args: Vec<String> = vec!["--seed".into(), TEST_SEED.to_string()];
-            args.extend(["--count".into(), count.to_string(), "--avoid".into()]);
+            let count = self.settings.problems.to_string();
+            args.extend(["--count".into(), count, "--avoid".into()]);
             let kept = self.settings.models.join("problems.jsonl");
             args.push(kept.display().to_string());
             // the same problems, however many seeds there are

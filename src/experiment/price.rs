@@ -1,7 +1,8 @@
 //! What every rule buys, and its price: accuracy against m on the same test problems.
 
 use super::decode::{
-    Tally, accuracy, accuracy_difference, decode, m_ratio, mean_kept, pool, tokens_per_pass,
+    Tally, accuracy, accuracy_difference, decode, m_of_all, m_ratio, mean_kept, pool, right,
+    tokens_per_pass,
 };
 use super::lab::Lab;
 use super::report::{Part, bounds, list, points, table};
@@ -15,6 +16,7 @@ use crate::statistics::Interval;
 use crate::tree::Shape;
 use crate::verify::Sampling;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Expected harmful rescues per answer, on a judge's stored validation curve, at its chosen
@@ -233,6 +235,8 @@ fn no_curve(seed: u64) -> ExperimentError {
 }
 
 pub fn run(lab: &Lab<'_>) -> Result<Part, ExperimentError> {
+    // what needs one seed alone comes first
+    keep(lab)?;
     let methods = [Method::SelfJudge, Method::AutoJudge];
     lab.mine_all(&methods)?;
     let mut judges = Vec::new();
@@ -244,58 +248,49 @@ pub fn run(lab: &Lab<'_>) -> Result<Part, ExperimentError> {
         judges.push((method, of_method?));
     }
     let test = lab.test()?;
-    let out = lab
-        .settings
-        .dir
-        .join(format!("decoded-{}", lab.settings.problems));
+    let out = decoded(lab.settings);
     // what the verdict is about comes first
     (lab.tell)("decoding: the chosen points");
     let first = rows(lab, &judges, false)?;
-    let columns = decode(lab, &test, &first.rows, &out)?;
-    keep(lab, &first, &judges, &columns)?;
+    decode(lab, &test, &first.rows, &out)?;
     (lab.tell)("decoding: all rows");
     let all = rows(lab, &judges, true)?;
     let columns = decode(lab, &test, &all.rows, &out)?;
     Ok(part(lab.settings, &all, &columns))
 }
 
-/// Keeps the first problems, and what chain and the first seed's chosen point made of them.
-fn keep(
-    lab: &Lab<'_>,
-    rows: &Rows,
-    judges: &[(Method, Vec<Arc<Judge>>)],
-    columns: &[Vec<Tally>],
-) -> Result<(), ExperimentError> {
-    let gamma = GAMMAS[0];
-    let find = |method: &str| {
-        rows.entries
-            .iter()
-            .find(|e| e.method == method && e.gamma == Some(gamma))
-    };
-    let (Some(chain), Some(chosen), Some(judge)) =
-        (find("chain"), find("selfjudge"), judges[0].1.first())
-    else {
+/// Keeps the first problems, and what chain and the first seed's SelfJudge at its chosen
+/// point made of them.
+fn keep(lab: &Lab<'_>) -> Result<(), ExperimentError> {
+    let (settings, gamma) = (lab.settings, GAMMAS[0]);
+    let Some(&seed) = settings.seeds.first() else {
         return Ok(());
     };
-    let row = |name: &str, at: usize| KeptRow {
-        name: name.to_owned(),
-        tallies: columns[at].iter().take(KEPT).copied().collect(),
-    };
+    let judge = Arc::new(lab.judge(seed, Method::SelfJudge)?);
+    let theta = within_budget(&judge, BUDGET).ok_or_else(|| no_curve(seed))?;
+    let mut test = lab.test()?;
+    test.problems.truncate(KEPT);
+    let mut rows = menu(lab, vec![gamma], Vec::new()).rows(&["plain", "chain"])?;
+    rows.push(judged(lab, "selfjudge", &judge, theta, gamma)?);
+    let mut columns = decode(lab, &test, &rows, &decoded(settings))?.into_iter();
+    columns.next();
     let kept = Kept {
-        commit: lab.settings.commit.clone(),
+        commit: settings.commit.clone(),
         judge: crate::eval::digest(&judge.to_bytes()?),
-        theta: rows.thetas[chosen.rows[0]],
+        theta,
         gamma,
-        rows: vec![
-            row("chain", chain.rows[0]),
-            row("selfjudge", chosen.rows[0]),
-        ],
+        rows: ["chain", "selfjudge"]
+            .into_iter()
+            .zip(columns)
+            .map(|(name, tallies)| KeptRow {
+                name: name.to_owned(),
+                tallies,
+            })
+            .collect(),
     };
-    let (settings, out) = (lab.settings, &lab.settings.out);
+    let out = &settings.out;
     std::fs::create_dir_all(out).map_err(|e| ExperimentError::io(out, e))?;
-    let from = settings
-        .dir
-        .join(format!("test-{}.jsonl", settings.problems));
+    let from = lab.test_path();
     let text = std::fs::read_to_string(&from).map_err(|e| ExperimentError::io(&from, e))?;
     write_atomically(&out.join("main-test.jsonl"), |file| {
         text.lines()
@@ -304,8 +299,12 @@ fn keep(
     })?;
     let json = serde_json::to_string(&kept).unwrap_or_default();
     write_atomically(&out.join("main-test.json"), |file| writeln!(file, "{json}"))?;
-    judge.write(&out.join("judge.safetensors"))?;
     Ok(())
+}
+
+/// Where outcomes of the test problems are kept.
+pub fn decoded(settings: &Settings) -> PathBuf {
+    settings.dir.join(format!("decoded-{}", settings.problems))
 }
 
 fn part(settings: &Settings, all: &Rows, columns: &[Vec<Tally>]) -> Part {
@@ -325,9 +324,7 @@ fn part(settings: &Settings, all: &Rows, columns: &[Vec<Tally>]) -> Part {
         let pooled = pool(&of_rows);
         let base = chain(entry.gamma);
         let compared = entry.method != "plain";
-        let each = |value: &dyn Fn(&[Tally]) -> Interval| {
-            of_rows.iter().map(|c| value(c).value).collect::<Vec<f64>>()
-        };
+        let each = |value: &dyn Fn(&[Tally]) -> f64| of_rows.iter().map(|c| value(c)).collect();
         let judged: usize = pooled.iter().map(|t| t.judged).sum();
         let tokens: usize = pooled.iter().map(|t| t.tokens).sum();
         lines.push(Line {
@@ -345,10 +342,10 @@ fn part(settings: &Settings, all: &Rows, columns: &[Vec<Tally>]) -> Part {
             m: mean_kept(&pooled),
             m_ratio: compared.then(|| m_ratio(&pooled, base)),
             m_ratio_of_seeds: match compared {
-                true => each(&|c| m_ratio(c, base)),
+                true => each(&|c| m_of_all(c) / m_of_all(base)),
                 false => Vec::new(),
             },
-            accuracy_difference_of_seeds: each(&|c| accuracy_difference(c, plain)),
+            accuracy_difference_of_seeds: each(&|c| right(c) - right(plain)),
             tokens_per_pass: tokens_per_pass(&pooled),
             judged_share: judged as f64 / tokens.max(1) as f64,
         });
@@ -434,7 +431,40 @@ fn text(settings: &Settings, lines: &[Line], verdicts: &[String]) -> String {
             text += &winner(lines, gamma, most);
         }
     }
-    text + "\n"
+    text + "\n" + &of_seeds(settings, lines)
+}
+
+/// The chosen points, seed by seed.
+fn of_seeds(settings: &Settings, lines: &[Line]) -> String {
+    let mut rows = Vec::new();
+    for line in lines.iter().filter(|l| l.point == "chosen") {
+        for (i, seed) in settings.seeds.iter().enumerate() {
+            let number = |values: &[f64], scale: f64, digits: usize| {
+                values
+                    .get(i)
+                    .map_or(String::new(), |v| format!("{:.digits$}", scale * v))
+            };
+            rows.push(vec![
+                line.method.clone(),
+                line.gamma.map_or(String::new(), |g| g.to_string()),
+                seed.to_string(),
+                line.thetas
+                    .get(i)
+                    .map_or(String::new(), |t| format!("{t:.4}")),
+                number(&line.m_ratio_of_seeds, 1.0, 3),
+                number(&line.accuracy_difference_of_seeds, 100.0, 2),
+            ]);
+        }
+    }
+    let head = [
+        "chosen point of",
+        "gamma",
+        "seed",
+        "theta",
+        "m over chain's",
+        "less plain's, points",
+    ];
+    table(&head, rows)
 }
 
 /// Which line keeps most among those whose accuracy loss is surely below a bound.
