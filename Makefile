@@ -20,16 +20,18 @@ help:
 demo:
 	cargo run --release -- demo
 
-# The cheap checks come first. `--test` makes each bench run once, untimed.
+# The cheap checks come first. nvcc is the user's own or is fetched. `--test` makes each bench run
+# once, untimed.
 test:
 	cargo fmt --all --check
-	cargo clippy --quiet --all-targets -- -D warnings
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
 	$(MAKE) --no-print-directory smollm2
-	cargo test --quiet
-	cargo bench --quiet --bench '*' -- --test
+	CUDA_HOME="$$($(PYTHON) scripts/get_nvcc.py)" && export CUDA_HOME && \
+		cargo test --quiet --workspace
+	cargo bench --quiet --workspace --bench '*' -- --test
 
 bench: smollm2
-	cargo bench --bench '*'
+	cargo bench --workspace --bench '*'
 
 # The address sanitizer is an unstable option of rustc; RUSTC_BOOTSTRAP lets the installed
 # compiler take it, so that no nightly is needed beside it.
@@ -51,4 +53,4 @@ judge-report:
 
 clean:
 	cargo clean
-	rm -rf fuzz/target models/smollm2-135m models/.python models/.fetch models/.fetch.lock
+	rm -rf .cuda fuzz/target models/smollm2-135m models/.python models/.fetch models/.fetch.lock

@@ -1,13 +1,14 @@
 //! `gavel demo`: every kind of decoding side by side on the pair in `models/demo`.
 
 use super::progress::Progress;
-use super::setup::{DeviceArgs, default_guard, open_draft};
+use super::setup::{DeviceArgs, default_guard, open_draft, open_judge};
 use super::usage;
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
 use gavel::device::{Device, Draw, Request, Step};
 use gavel::draft::Drafter;
 use gavel::engine::{Stats, generate};
+use gavel::judge::{At, Judge};
 use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
 use gavel::tree::Shape;
 use gavel::verify::{Policy, Rule, Sampling};
@@ -17,12 +18,15 @@ use std::sync::Arc;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The folder with target/, draft/ and problems.jsonl
+    /// The folder with target/, draft/, problems.jsonl and, if there is one, judge.safetensors
     #[arg(long, default_value = "models/demo", value_name = "DIR")]
     models: PathBuf,
     /// How many problems to answer
     #[arg(long, default_value_t = 100, value_name = "N")]
     problems: usize,
+    /// The judge's threshold: an operating point f1, r90 or mid, or a number
+    #[arg(long, default_value = "r90", value_name = "POINT|THETA")]
+    at: At,
     /// Draft length of the chains
     #[arg(long, default_value_t = 8, value_name = "N")]
     gamma: usize,
@@ -61,8 +65,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let problems = read_problems(&args.models.join("problems.jsonl"), args.problems)?;
     let prompts = prompts(&target, &tokenizer, &problems)?;
     let drafter = Drafter::Model(draft);
+    let judge = judge(&args.models, &target, &drafter, args.at)?;
     let mut device = args.device.open(target.clone(), drafter)?;
-    let mut contenders = contenders(args.gamma, &target, &tokenizer);
+    let mut contenders = contenders(args.gamma, judge, &target, &tokenizer);
 
     let mut progress = Progress::new(problems.len(), "problems");
     for (problem, prompt) in problems.iter().zip(&prompts) {
@@ -83,25 +88,46 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn contenders(gamma: usize, target: &Model, tokenizer: &Tokenizer) -> Vec<Contender> {
+/// The judge of the pair, where it has one, with its threshold.
+fn judge(
+    models: &Path,
+    target: &Model,
+    drafter: &Drafter,
+    at: At,
+) -> anyhow::Result<Option<(Arc<Judge>, Rule)>> {
+    let path = models.join("judge.safetensors");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let judge = open_judge(&path, target, drafter, false)?;
+    let rule = Rule::Chain.with_judge(judge.theta(at)?)?;
+    Ok(Some((judge, rule)))
+}
+
+fn contenders(
+    gamma: usize,
+    judge: Option<(Arc<Judge>, Rule)>,
+    target: &Model,
+    tokenizer: &Tokenizer,
+) -> Vec<Contender> {
     let chain = Shape::Chain(gamma);
     let tree = Shape::Levels(vec![4, 2, 2, 1]);
-    let rows = [
-        ("plain", Shape::NONE, Rule::Chain),
-        ("chain", chain.clone(), Rule::Chain),
-        ("tree", tree, Rule::Chain),
-        (
-            "KL",
-            chain.clone(),
-            Rule::Kl {
-                delta: 0.5,
-                reverse: false,
-            },
-        ),
-        ("margin", chain, Rule::Margin { ratio: 0.9 }),
+    let mut rows = vec![
+        ("plain", Shape::NONE, Rule::Chain, None),
+        ("chain", chain.clone(), Rule::Chain, None),
+        ("tree", tree, Rule::Chain, None),
     ];
+    if let Some((judge, rule)) = judge {
+        rows.push(("judge", chain.clone(), rule, Some(judge)));
+    }
+    let kl = Rule::Kl {
+        delta: 0.5,
+        reverse: false,
+    };
+    rows.push(("KL", chain.clone(), kl, None));
+    rows.push(("margin", chain, Rule::Margin { ratio: 0.9 }, None));
     rows.into_iter()
-        .map(|(name, shape, rule)| Contender {
+        .map(|(name, shape, rule, judge)| Contender {
             name: match (shape.depth(), rule) {
                 (0, _) => name.to_owned(),
                 (_, Rule::Chain) => format!("{name} {shape}"),
@@ -115,7 +141,7 @@ fn contenders(gamma: usize, target: &Model, tokenizer: &Tokenizer) -> Vec<Conten
                 },
                 shape,
                 draft_sampling: Sampling::GREEDY,
-                judge: None,
+                judge,
                 policy: Arc::new(Policy {
                     sampling: Sampling::GREEDY,
                     rule,

@@ -1,0 +1,321 @@
+//! Matrix instructions: fragments as the tables of the PTX manual give them, and the arithmetic of
+//! tensor cores in several models.
+
+use super::Accumulate;
+use super::float::*;
+use super::lanes::{LANES, Regs, Value, wide};
+use super::ops::{Element, Mma};
+
+/// Element (`row`, `column`) of an 8x8 matrix of halves held by a warp: lane 4 row + column / 2
+/// holds two neighbours of a row.
+pub(super) fn element_of_matrix(
+    values: &[u32; LANES],
+    row: usize,
+    column: usize,
+    transposed: bool,
+) -> u16 {
+    let (row, column) = if transposed {
+        (column, row)
+    } else {
+        (row, column)
+    };
+    (values[4 * row + column / 2] >> (16 * (column % 2))) as u16
+}
+
+/// The reverse: what each lane holds of the matrix of `rows`.
+pub(super) fn matrix_to_lanes(rows: &[[u16; 8]; 8], transposed: bool) -> [u32; LANES] {
+    std::array::from_fn(|lane| {
+        let (row, column) = (lane / 4, lane % 4 * 2);
+        let at = |r: usize, c: usize| u32::from(if transposed { rows[c][r] } else { rows[r][c] });
+        at(row, column) | at(row, column + 1) << 16
+    })
+}
+
+pub(super) fn transpose(regs: &mut Regs, d: u16, a: u16) {
+    let values = u32::get(regs, a);
+    let rows =
+        std::array::from_fn(|r| std::array::from_fn(|c| element_of_matrix(&values, r, c, false)));
+    u32::put(regs, d, &matrix_to_lanes(&rows, true), u32::MAX);
+}
+
+/// D = A B + C for the whole warp. A is 16 x k by rows, B is k x 8 by columns.
+pub(super) fn run(regs: &mut Regs, mma: &Mma, accumulate: Accumulate) {
+    match mma.a_type {
+        Element::S8 | Element::U8 => integer(regs, mma),
+        _ => float(regs, mma, accumulate),
+    }
+}
+
+/// Elements of a register.
+#[inline(always)]
+fn per_register(ty: Element) -> usize {
+    match ty {
+        Element::Tf32 | Element::F32 | Element::S32 => 1,
+        Element::F16 | Element::Bf16 => 2,
+        _ => 4,
+    }
+}
+
+/// Row and column of A of element `i` of register `r` of a lane: registers go first down by 8
+/// rows, then right by half of k.
+#[inline(always)]
+fn place_a(lane: usize, r: usize, i: usize, each: usize) -> (usize, usize) {
+    let row = lane / 4 + 8 * (r % 2);
+    let column = lane % 4 * each + i + 4 * each * (r / 2);
+    (row, column)
+}
+
+/// Row (along k) and column of B.
+#[inline(always)]
+fn place_b(lane: usize, r: usize, i: usize, each: usize) -> (usize, usize) {
+    (lane % 4 * each + i + 4 * each * r, lane / 4)
+}
+
+/// Row and column of element `i` of C and D.
+#[inline(always)]
+fn place_c(lane: usize, i: usize) -> (usize, usize) {
+    (lane / 4 + 8 * (i / 2), lane % 4 * 2 + i % 2)
+}
+
+/// The 256 values of an 8-bit format.
+fn table(format: Format) -> &'static [f32; 256] {
+    use std::sync::LazyLock;
+    static E4: LazyLock<[f32; 256]> =
+        LazyLock::new(|| std::array::from_fn(|i| Format::E4M3.value(i as u32) as f32));
+    static E5: LazyLock<[f32; 256]> =
+        LazyLock::new(|| std::array::from_fn(|i| Format::E5M2.value(i as u32) as f32));
+    if format == Format::E4M3 { &E4 } else { &E5 }
+}
+
+const K: usize = 32;
+
+/// A by rows; B by rows along k, so that eight columns lie side by side.
+type MatrixA = [[f32; K]; 16];
+type MatrixB = [[f32; 8]; K];
+
+#[inline(always)]
+fn fill_a(a: &mut MatrixA, values: &[u32; LANES], r: usize, each: usize, f: impl Fn(u32) -> f32) {
+    let bits = 32 / each;
+    for (lane, value) in values.iter().enumerate() {
+        for i in 0..each {
+            let (row, column) = place_a(lane, r, i, each);
+            a[row % 16][column % K] = f(value >> (bits * i));
+        }
+    }
+}
+
+#[inline(always)]
+fn fill_b(b: &mut MatrixB, values: &[u32; LANES], r: usize, each: usize, f: impl Fn(u32) -> f32) {
+    let bits = 32 / each;
+    for (lane, value) in values.iter().enumerate() {
+        for i in 0..each {
+            let (row, column) = place_b(lane, r, i, each);
+            b[row % K][column % 8] = f(value >> (bits * i));
+        }
+    }
+}
+
+macro_rules! fill {
+    ($fill:ident, $into:expr, $values:expr, $r:expr, $ty:expr) => {
+        match $ty {
+            Element::F16 => $fill($into, $values, $r, 2, |v| f16_to_f32(v as u16)),
+            Element::Bf16 => $fill($into, $values, $r, 2, |v| f32::from_bits(v << 16)),
+            // the low 13 bits are not looked at
+            Element::Tf32 => $fill($into, $values, $r, 1, |v| f32::from_bits(v & !0x1fff)),
+            Element::E4m3 => {
+                let table = table(Format::E4M3);
+                $fill($into, $values, $r, 4, |v| table[(v & 0xff) as usize]);
+            }
+            _ => {
+                let table = table(Format::E5M2);
+                $fill($into, $values, $r, 4, |v| table[(v & 0xff) as usize]);
+            }
+        }
+    };
+}
+
+wide! {
+fn float(regs: &mut Regs, mma: &Mma, accumulate: Accumulate) {
+    let k = mma.k;
+    let mut a = [[0f32; K]; 16];
+    let mut b = [[0f32; 8]; K];
+    for r in 0..16 * k / per_register(mma.a_type) / 32 {
+        let values = u32::get(regs, mma.a[r]);
+        fill!(fill_a, &mut a, &values, r, mma.a_type);
+    }
+    for r in 0..8 * k / per_register(mma.b_type) / 32 {
+        let values = u32::get(regs, mma.b[r]);
+        fill!(fill_b, &mut b, &values, r, mma.b_type);
+    }
+    let mut c = [[0f32; 8]; 16];
+    for_c(regs, mma, &mut c);
+    match accumulate {
+        Accumulate::Sequential => sequential(&a, &b, &mut c, k),
+        Accumulate::Groups8 => groups(&a, &b, &mut c, k, 8),
+        Accumulate::Groups16 => groups(&a, &b, &mut c, k, 16),
+    }
+    if mma.d_type == Element::F16 {
+        for r in 0..2 {
+            let mut values = [0; LANES];
+            for (lane, value) in values.iter_mut().enumerate() {
+                for i in 0..2 {
+                    let (row, column) = place_c(lane, 2 * r + i);
+                    *value |= u32::from(f32_to_f16(c[row][column])) << (16 * i);
+                }
+            }
+            u32::put(regs, mma.d[r], &values, u32::MAX);
+        }
+    } else {
+        for i in 0..4 {
+            let mut values = [0f32; LANES];
+            for (lane, value) in values.iter_mut().enumerate() {
+                let (row, column) = place_c(lane, i);
+                *value = canon(c[row % 16][column % 8]);
+            }
+            f32::put(regs, mma.d[i], &values, u32::MAX);
+        }
+    }
+}
+}
+
+#[inline(always)]
+fn for_c(regs: &Regs, mma: &Mma, c: &mut [[f32; 8]; 16]) {
+    if mma.c_type == Element::F16 {
+        for r in 0..2 {
+            let values = u32::get(regs, mma.c[r]);
+            for (lane, value) in values.iter().enumerate() {
+                for i in 0..2 {
+                    let (row, column) = place_c(lane, 2 * r + i);
+                    c[row][column] = f16_to_f32((value >> (16 * i)) as u16);
+                }
+            }
+        }
+    } else {
+        for i in 0..4 {
+            let values = f32::get(regs, mma.c[i]);
+            for (lane, value) in values.iter().enumerate() {
+                let (row, column) = place_c(lane, i);
+                c[row][column] = *value;
+            }
+        }
+    }
+}
+
+/// Products of narrow formats are exact in f32, so one rounding is that of the sum.
+#[inline(always)]
+fn sequential(a: &MatrixA, b: &MatrixB, c: &mut [[f32; 8]; 16], k: usize) {
+    for row in 0..16 {
+        let mut sum = c[row];
+        for i in 0..k.min(K) {
+            let x = a[row][i];
+            for j in 0..8 {
+                sum[j] = x.mul_add(b[i][j], sum[j]);
+            }
+        }
+        c[row] = sum;
+    }
+}
+
+/// Bits below the largest exponent that an aligned sum keeps.
+const KEPT: i32 = 24;
+
+/// Groups of products are aligned with the accumulator to the largest exponent, cut off, and added
+/// exactly; the result is cut off to f32.
+fn groups(a: &MatrixA, b: &MatrixB, c: &mut [[f32; 8]; 16], k: usize, group: usize) {
+    for row in 0..16 {
+        for column in 0..8 {
+            let mut sum = c[row][column];
+            let mut start = 0;
+            while start < k {
+                let end = (start + group).min(k);
+                sum = aligned_sum(sum, (start..end).map(|i| (a[row][i], b[i][column])));
+                start = end;
+            }
+            c[row][column] = sum;
+        }
+    }
+}
+
+fn aligned_sum(c: f32, products: impl Iterator<Item = (f32, f32)> + Clone) -> f32 {
+    // exact in f64: 24 bits at most on either side
+    let terms = || {
+        products
+            .clone()
+            .map(|(x, y)| f64::from(x) * f64::from(y))
+            .chain([f64::from(c)])
+    };
+    if terms().any(|t| !t.is_finite()) {
+        let sum: f64 = terms().sum();
+        return canon(sum as f32);
+    }
+    let exponent = |t: f64| (t.to_bits() >> 52 & 0x7ff) as i32 - 1023;
+    let Some(most) = terms().filter(|t| *t != 0.0).map(exponent).max() else {
+        // zeros: negative only if all are
+        let negative = terms().all(|t| t.is_sign_negative());
+        return if negative { -0.0 } else { 0.0 };
+    };
+    // one unit of the sum
+    let unit = most - KEPT;
+    let mut sum = 0i64;
+    for t in terms().filter(|t| *t != 0.0) {
+        let bits = t.to_bits();
+        let significand = (bits & ((1 << 52) - 1) | 1 << 52) as i64;
+        let shift = unit - (exponent(t) - 52);
+        let cut = if shift > 62 {
+            0
+        } else if shift >= 0 {
+            significand >> shift
+        } else {
+            significand << -shift
+        };
+        sum += if t < 0.0 { -cut } else { cut };
+    }
+    let exact = sum as f64 * 2f64.powi(unit);
+    f32::from_bits(Format::F32.round(exact, Round::Rz, false))
+}
+
+fn integer(regs: &mut Regs, mma: &Mma) {
+    let k = mma.k;
+    let mut a = [[0i32; K]; 16];
+    let mut b = [[0i32; 8]; K];
+    let byte = |ty: Element, value: u32, i: usize| {
+        let byte = (value >> (8 * i)) as u8;
+        if ty == Element::S8 {
+            i32::from(byte as i8)
+        } else {
+            i32::from(byte)
+        }
+    };
+    for r in 0..16 * k / 4 / 32 {
+        let values = u32::get(regs, mma.a[r]);
+        for (lane, value) in values.iter().enumerate() {
+            for i in 0..4 {
+                let (row, column) = place_a(lane, r, i, 4);
+                a[row][column] = byte(mma.a_type, *value, i);
+            }
+        }
+    }
+    for r in 0..8 * k / 4 / 32 {
+        let values = u32::get(regs, mma.b[r]);
+        for (lane, value) in values.iter().enumerate() {
+            for i in 0..4 {
+                let (row, column) = place_b(lane, r, i, 4);
+                b[row][column] = byte(mma.b_type, *value, i);
+            }
+        }
+    }
+    let c: [[i32; LANES]; 4] = std::array::from_fn(|i| i32::get(regs, mma.c[i]));
+    for i in 0..4 {
+        let values = std::array::from_fn(|lane| {
+            let (row, column) = place_c(lane, i);
+            let sum: i64 = (0..k).map(|j| i64::from(a[row][j] * b[j][column])).sum();
+            let sum = sum + i64::from(c[i][lane]);
+            if mma.satfinite {
+                sum.clamp(i32::MIN.into(), i32::MAX.into()) as i32
+            } else {
+                sum as i32
+            }
+        });
+        i32::put(regs, mma.d[i], &values, u32::MAX);
+    }
+}

@@ -1,0 +1,402 @@
+//! Shared memory of a block: bytes, which of them were written, which are still being copied, and
+//! which warps touched them since they last met.
+
+use super::decode::SHARED_START;
+use super::order::{Clocks, WARPS};
+
+/// Bytes of a page of the trackers.
+const PAGE: u32 = 1024;
+const WORDS: usize = PAGE as usize / 64;
+
+/// Bytes of one page that one warp touched in one segment.
+#[derive(Debug, Clone)]
+struct Page {
+    read: [u64; WORDS],
+    write: [u64; WORDS],
+    atomic: [u64; WORDS],
+    read_pc: u32,
+    write_pc: u32,
+    atomic_pc: u32,
+}
+
+impl Default for Page {
+    fn default() -> Page {
+        Page {
+            read: [0; WORDS],
+            write: [0; WORDS],
+            atomic: [0; WORDS],
+            read_pc: u32::MAX,
+            write_pc: u32::MAX,
+            atomic_pc: u32::MAX,
+        }
+    }
+}
+
+/// What one warp touched since its clock last advanced.
+#[derive(Debug, Default)]
+struct Tracker {
+    pages: Vec<Option<Box<Page>>>,
+    touched: Vec<u16>,
+}
+
+#[derive(Debug)]
+struct Closed {
+    warp: usize,
+    clock: u32,
+    pages: Vec<(u16, Box<Page>)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Touch {
+    Read,
+    Write,
+    Atomic,
+}
+
+impl Page {
+    fn pc(&self, write: bool, atomic: bool) -> u32 {
+        match (write, atomic) {
+            (true, _) => self.write_pc,
+            (_, true) => self.atomic_pc,
+            _ => self.read_pc,
+        }
+    }
+}
+
+/// Two warps at the same byte without a barrier between them.
+#[derive(Debug)]
+pub(super) struct SharedRace {
+    pub address: u32,
+    pub other: usize,
+    /// Instructions: of the warp that is checked, and of the other one.
+    pub pc: u32,
+    pub other_pc: u32,
+    pub writes: (bool, bool),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub data: Vec<u8>,
+    init: Vec<u64>,
+    pending: Vec<u64>,
+    pending_bytes: u32,
+    trackers: Vec<Tracker>,
+    closed: Vec<Closed>,
+    // pages go back to trackers as they are
+    #[allow(clippy::vec_box)]
+    spare: Vec<Box<Page>>,
+    /// Clocks that mbarriers carry.
+    pub mbarriers: std::collections::HashMap<u32, Clocks>,
+}
+
+/// What is wrong with a range.
+#[derive(Debug, PartialEq)]
+pub(super) enum Wrong {
+    Bounds,
+    Uninitialised(u32),
+    Pending(u32),
+}
+
+fn bits(words: &[u64], at: u32, len: u32, want: bool) -> Option<u32> {
+    let end = at + len;
+    let mut at = at;
+    while at < end {
+        let (word, low) = ((at / 64) as usize, at % 64);
+        let take = (64 - low).min(end - at);
+        let mask = ones(take) << low;
+        let found = if want { words[word] } else { !words[word] } & mask;
+        if found != 0 {
+            return Some(at - low + found.trailing_zeros());
+        }
+        at += take;
+    }
+    None
+}
+
+fn set(words: &mut [u64], at: u32, len: u32, on: bool) {
+    let end = at + len;
+    let mut at = at;
+    while at < end {
+        let (word, low) = ((at / 64) as usize, at % 64);
+        let take = (64 - low).min(end - at);
+        let mask = ones(take) << low;
+        if on {
+            words[word] |= mask;
+        } else {
+            words[word] &= !mask;
+        }
+        at += take;
+    }
+}
+
+#[inline(always)]
+fn ones(count: u32) -> u64 {
+    if count >= 64 {
+        u64::MAX
+    } else {
+        (1 << count) - 1
+    }
+}
+
+impl Shared {
+    /// Makes it that of a new block. `end` is the first address behind it.
+    pub fn reset(&mut self, end: u32, warps: usize) {
+        let words = (end as usize).div_ceil(64);
+        self.data.resize(end as usize, 0);
+        self.init.clear();
+        self.init.resize(words, 0);
+        self.pending.clear();
+        self.pending.resize(words, 0);
+        self.pending_bytes = 0;
+        let pages = (end as usize).div_ceil(PAGE as usize);
+        self.trackers.resize_with(warps, Tracker::default);
+        for tracker in &mut self.trackers {
+            tracker.pages.resize_with(pages, || None);
+        }
+        self.mbarriers.clear();
+    }
+
+    fn end(&self) -> u32 {
+        self.data.len() as u32
+    }
+
+    #[inline(always)]
+    fn inside(&self, at: u64, len: u32) -> Result<u32, Wrong> {
+        if at < u64::from(SHARED_START) || at + u64::from(len) > u64::from(self.end()) {
+            return Err(Wrong::Bounds);
+        }
+        Ok(at as u32)
+    }
+
+    /// Checks a read of a range and remembers it.
+    #[inline(always)]
+    pub fn read(&mut self, warp: usize, at: u64, len: u32, pc: u32) -> Result<usize, Wrong> {
+        let at = self.inside(at, len)?;
+        if let Some(hole) = bits(&self.init, at, len, false) {
+            return Err(Wrong::Uninitialised(hole));
+        }
+        if self.pending_bytes != 0
+            && let Some(byte) = bits(&self.pending, at, len, true)
+        {
+            return Err(Wrong::Pending(byte));
+        }
+        self.touch(warp, at, len, pc, Touch::Read);
+        Ok(at as usize)
+    }
+
+    /// Checks a write of a range and remembers it.
+    #[inline(always)]
+    pub fn write(&mut self, warp: usize, at: u64, len: u32, pc: u32) -> Result<usize, Wrong> {
+        let at = self.inside(at, len)?;
+        if self.pending_bytes != 0
+            && let Some(byte) = bits(&self.pending, at, len, true)
+        {
+            return Err(Wrong::Pending(byte));
+        }
+        set(&mut self.init, at, len, true);
+        self.touch(warp, at, len, pc, Touch::Write);
+        Ok(at as usize)
+    }
+
+    /// Checks an atomic or volatile access; such ones do not race with each other.
+    pub fn atomic(
+        &mut self,
+        warp: usize,
+        at: u64,
+        len: u32,
+        pc: u32,
+        reads: bool,
+    ) -> Result<usize, Wrong> {
+        let at = self.inside(at, len)?;
+        if !reads {
+            set(&mut self.init, at, len, true);
+        } else if let Some(hole) = bits(&self.init, at, len, false) {
+            return Err(Wrong::Uninitialised(hole));
+        }
+        if self.pending_bytes != 0
+            && let Some(byte) = bits(&self.pending, at, len, true)
+        {
+            return Err(Wrong::Pending(byte));
+        }
+        self.touch(warp, at, len, pc, Touch::Atomic);
+        Ok(at as usize)
+    }
+
+    /// The target of a copy that goes on behind the thread's back.
+    pub fn begin_copy(&mut self, warp: usize, at: u64, len: u32, pc: u32) -> Result<usize, Wrong> {
+        let place = self.write(warp, at, len, pc)?;
+        set(&mut self.pending, place as u32, len, true);
+        self.pending_bytes += len;
+        Ok(place)
+    }
+
+    /// The copy was waited for: from now on it counts as a write of the warp.
+    pub fn end_copy(&mut self, warp: usize, at: u32, len: u32, pc: u32) {
+        set(&mut self.pending, at, len, false);
+        self.pending_bytes -= len;
+        self.touch(warp, at, len, pc, Touch::Write);
+    }
+
+    #[inline(always)]
+    fn touch(&mut self, warp: usize, at: u32, len: u32, pc: u32, kind: Touch) {
+        let tracker = &mut self.trackers[warp];
+        let end = at + len;
+        let mut at = at;
+        while at < end {
+            let number = at / PAGE;
+            let low = at % PAGE;
+            let take = (PAGE - low).min(end - at);
+            let place = &mut tracker.pages[number as usize];
+            let page = match place {
+                Some(page) => page,
+                None => {
+                    tracker.touched.push(number as u16);
+                    place.insert(self.spare.pop().unwrap_or_default())
+                }
+            };
+            match kind {
+                Touch::Read => {
+                    set(&mut page.read, low, take, true);
+                    page.read_pc = pc;
+                }
+                Touch::Write => {
+                    set(&mut page.write, low, take, true);
+                    page.write_pc = pc;
+                }
+                Touch::Atomic => {
+                    set(&mut page.atomic, low, take, true);
+                    page.atomic_pc = pc;
+                }
+            }
+            at += take;
+        }
+    }
+
+    /// The warp's clock is about to advance, or its knowledge to grow: checks what it touched
+    /// against what others touched that it knows nothing of.
+    pub fn close(&mut self, warp: usize, clocks: &Clocks) -> Result<(), SharedRace> {
+        let tracker = &mut self.trackers[warp];
+        if tracker.touched.is_empty() {
+            return Ok(());
+        }
+        let mut pages = Vec::with_capacity(tracker.touched.len());
+        for number in tracker.touched.drain(..) {
+            if let Some(page) = tracker.pages[number as usize].take() {
+                pages.push((number, page));
+            }
+        }
+        pages.sort_unstable_by_key(|(number, _)| *number);
+        for other in &self.closed {
+            if other.warp == warp || other.clock <= clocks[other.warp] {
+                continue;
+            }
+            let mut mine = pages.iter().peekable();
+            for (number, theirs) in &other.pages {
+                while mine.peek().is_some_and(|(n, _)| n < number) {
+                    mine.next();
+                }
+                let Some((_, page)) = mine.peek().filter(|(n, _)| n == number) else {
+                    continue;
+                };
+                let plain = |p: &Page| p.write_pc == u32::MAX && p.atomic_pc == u32::MAX;
+                if plain(page) && plain(theirs) {
+                    continue;
+                }
+                for word in 0..WORDS {
+                    let (r, w, a) = (page.read[word], page.write[word], page.atomic[word]);
+                    let (or, ow) = (theirs.read[word], theirs.write[word]);
+                    let oa = theirs.atomic[word];
+                    let clash = w & (or | ow | oa) | r & (ow | oa) | a & (or | ow);
+                    if clash == 0 {
+                        continue;
+                    }
+                    let bit = clash & clash.wrapping_neg();
+                    let writes = ((w | a) & bit != 0, (ow | oa) & bit != 0);
+                    return Err(SharedRace {
+                        address: u32::from(*number) * PAGE
+                            + word as u32 * 64
+                            + bit.trailing_zeros(),
+                        other: other.warp,
+                        pc: page.pc(w & bit != 0, a & bit != 0),
+                        other_pc: theirs.pc(ow & bit != 0, oa & bit != 0),
+                        writes,
+                    });
+                }
+            }
+        }
+        self.closed.push(Closed {
+            warp,
+            clock: clocks[warp],
+            pages,
+        });
+        Ok(())
+    }
+
+    /// Forgets what every warp knows of. `least` is the least clock of each warp that any warp
+    /// still running knows.
+    pub fn forget(&mut self, least: &Clocks) {
+        let spare = &mut self.spare;
+        self.closed.retain_mut(|closed| {
+            let keep = closed.clock > least[closed.warp];
+            if !keep {
+                for (_, mut page) in closed.pages.drain(..) {
+                    *page = Page::default();
+                    spare.push(page);
+                }
+            }
+            keep
+        });
+    }
+
+    /// Nothing is left of the block.
+    pub fn clear(&mut self) {
+        self.forget(&[u32::MAX; WARPS]);
+    }
+}
+
+/// Passes that a warp's access takes: lanes go in groups of 128 bytes, and each pass serves one
+/// word of each of the 32 banks. Gives passes, and passes beyond one for each group.
+pub(super) fn wavefronts(addresses: &[u64; 32], mask: u32, bytes: u32) -> (u32, u32) {
+    let lanes = match bytes {
+        0..=4 => 32,
+        8 => 16,
+        16 => 8,
+        _ => 4,
+    };
+    let words = bytes.div_ceil(4);
+    let (mut passes, mut groups) = (0, 0);
+    for start in (0..32).step_by(lanes) {
+        let group = (mask >> start) as u64 & ((1u64 << lanes) - 1);
+        if group == 0 {
+            continue;
+        }
+        groups += 1;
+        // words of each bank that differ
+        let mut first = [u64::MAX; 32];
+        let mut more: Vec<(u8, u64)> = Vec::new();
+        let mut depth = [0u8; 32];
+        let mut most = 1;
+        for lane in 0..lanes {
+            if group >> lane & 1 == 0 {
+                continue;
+            }
+            let word = addresses[start + lane] / 4;
+            for word in word..word + u64::from(words) {
+                let bank = (word % 32) as usize;
+                if first[bank] == word {
+                    continue;
+                }
+                if first[bank] == u64::MAX {
+                    first[bank] = word;
+                    depth[bank] = 1;
+                } else if !more.contains(&(bank as u8, word)) {
+                    more.push((bank as u8, word));
+                    depth[bank] += 1;
+                    most = most.max(depth[bank]);
+                }
+            }
+        }
+        passes += u32::from(most);
+    }
+    (passes, passes - groups)
+}

@@ -1,0 +1,113 @@
+//! Bytes that several threads read and write at the same time, as a device's memory is.
+//!
+//! Kernels may race: that is what the checks of a launch are for. So no reference to the bytes is
+//! ever formed, and every access is checked against the length and goes through a raw pointer or,
+//! for what must be indivisible, through an atomic.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+/// A range of host memory that stands for device memory.
+#[derive(Debug)]
+pub struct Bytes {
+    start: *mut u8,
+    len: usize,
+    owned: bool,
+}
+
+// SAFETY: the pointer is owned or outlives the value by contract; accesses are raw copies or atomics
+unsafe impl Send for Bytes {}
+// SAFETY: as above; races between kernels are reported by the checks of the launch
+unsafe impl Sync for Bytes {}
+
+// calloc gives zero pages lazily only for alignments up to this one
+const ALIGN: usize = 16;
+
+fn layout(len: usize) -> Option<Layout> {
+    Layout::from_size_align(len.checked_next_multiple_of(ALIGN)?.max(ALIGN), ALIGN).ok()
+}
+
+impl Bytes {
+    pub(super) fn zeroed(len: usize) -> Option<Bytes> {
+        // SAFETY: the layout is never empty
+        let start = unsafe { alloc_zeroed(layout(len)?) };
+        (!start.is_null()).then_some(Bytes {
+            start,
+            len,
+            owned: true,
+        })
+    }
+
+    /// # Safety
+    /// `len` bytes at `start` stay valid as long as the value lives.
+    pub(super) unsafe fn foreign(start: *mut u8, len: usize) -> Bytes {
+        Bytes {
+            start,
+            len,
+            owned: false,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline(always)]
+    fn at(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(
+            offset <= self.len && len <= self.len - offset,
+            "{len} bytes at {offset} of {}",
+            self.len
+        );
+        // SAFETY: inside the range, as just checked
+        unsafe { self.start.add(offset) }
+    }
+
+    /// Copies out. Panics outside the range: callers check first.
+    #[inline(always)]
+    pub fn read(&self, offset: usize, data: &mut [u8]) {
+        let from = self.at(offset, data.len());
+        // SAFETY: checked by `at`; `data` is exclusive, so the two cannot overlap
+        unsafe { std::ptr::copy_nonoverlapping(from, data.as_mut_ptr(), data.len()) }
+    }
+
+    /// Copies in. Panics outside the range: callers check first.
+    #[inline(always)]
+    pub fn write(&self, offset: usize, data: &[u8]) {
+        let to = self.at(offset, data.len());
+        // SAFETY: checked by `at`; `data` is no part of device memory
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) }
+    }
+
+    /// The four bytes at `offset`, for indivisible access.
+    #[inline(always)]
+    pub fn atomic_u32(&self, offset: usize) -> &AtomicU32 {
+        let at = self.at(offset, 4).cast::<u32>();
+        assert!(at.is_aligned(), "an atomic of 4 bytes at {offset}");
+        // SAFETY: in range and aligned
+        unsafe { AtomicU32::from_ptr(at) }
+    }
+
+    /// The eight bytes at `offset`, for indivisible access.
+    #[inline(always)]
+    pub fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
+        let at = self.at(offset, 8).cast::<u64>();
+        assert!(at.is_aligned(), "an atomic of 8 bytes at {offset}");
+        // SAFETY: in range and aligned
+        unsafe { AtomicU64::from_ptr(at) }
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        if let (true, Some(layout)) = (self.owned, layout(self.len)) {
+            // SAFETY: allocated by `zeroed` with this layout
+            unsafe { dealloc(self.start, layout) }
+        }
+    }
+}
+
+/// `count` atomic zeros; pages of the system stay untouched until they are used.
+pub(super) fn zeroed_words(count: usize) -> Box<[AtomicU64]> {
+    bytemuck::zeroed_slice_box(count)
+}
