@@ -1,5 +1,6 @@
 //! `tokenizer.json`: text to ids and back, whole or as it is generated.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -107,9 +108,13 @@ impl Tokenizer {
     pub fn encode_with_spans(
         &self,
         text: &str,
-    ) -> Result<(Vec<u32>, Vec<(usize, usize)>), TokenizerError> {
+    ) -> Result<(Vec<u32>, Vec<Range<usize>>), TokenizerError> {
         match self.inner.encode_char_offsets(text, false) {
-            Ok(encoding) => Ok((encoding.get_ids().to_vec(), encoding.get_offsets().to_vec())),
+            Ok(encoding) => {
+                let spans = encoding.get_offsets().iter();
+                let spans = spans.map(|&(start, end)| start..end).collect();
+                Ok((encoding.get_ids().to_vec(), spans))
+            }
             Err(e) => Err(self.no_encoding(text, &*e)),
         }
     }

@@ -1410,22 +1410,22 @@ impl Compare {
 }
 
 /// The function that compares `a` with `b` and hands the lanes for which it holds to `$store`.
+#[rustfmt::skip] // rustfmt indents the inner macro further each time
 macro_rules! compare {
     ($op:expr, $t:ty, |$x:ident| $fix:expr, $store:ident) => {{
         macro_rules! with {
-                                ($f:expr) => {
-                                    lanes!(@ |regs, slots, mask| {
-                                        #[allow(clippy::redundant_closure_call)]
-                                        let bits = test::<$t, $t>(regs, slots, |a, b| {
-                                            let a = { let $x = a; $fix };
-                                            let b = { let $x = b; $fix };
-                                            #[allow(clippy::redundant_closure_call)]
-                                            ($f)(a, b)
-                                        });
-                                        $store(regs, slots, mask, bits);
-                                    })
-                                };
-                            }
+            ($f:expr) => {
+                lanes!(@ |regs, slots, mask| {
+                    let bits = test::<$t, $t>(regs, slots, |a, b| {
+                        let a = { let $x = a; $fix };
+                        let b = { let $x = b; $fix };
+                        #[allow(clippy::redundant_closure_call)]
+                        ($f)(a, b)
+                    });
+                    $store(regs, slots, mask, bits);
+                })
+            };
+        }
         use Compare::*;
         #[allow(
             clippy::eq_op,

@@ -12,6 +12,7 @@ use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
 use gavel::task::{Checker, Task};
 use gavel::verify::Guard;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -501,7 +502,7 @@ fn label(
         )));
     }
     let (tokens, spans) = tokenizer.encode_with_spans(response)?;
-    let is_wrong = |&(start, end): &(usize, usize)| wrong.iter().any(|w| start < w.1 && w.0 < end);
+    let is_wrong = |s: &Range<usize>| wrong.iter().any(|w| s.start < w.1 && w.0 < s.end);
     Ok(Labelled {
         wrong: spans.iter().map(is_wrong).collect(),
         tokens,
