@@ -19,6 +19,11 @@ fn kind(question: &str) -> usize {
     usize::from(question.contains(" times"))
 }
 
+/// From which kind, to which, at which point.
+type Place = (usize, usize, usize);
+/// The seeds' thresholds, and what came of each test prompt.
+type Found = (Vec<f32>, Vec<Rescues>);
+
 /// What a threshold does to the samples of one test prompt.
 #[derive(Clone, Copy, Default)]
 struct Rescues {
@@ -48,8 +53,7 @@ struct Line {
 
 pub fn run(lab: &Lab<'_>) -> Result<Part, ExperimentError> {
     lab.mine_all(&[Method::SelfJudge])?;
-    // [from][to][point]: thetas, and what came of each test prompt
-    let mut found: HashMap<(usize, usize, usize), (Vec<f32>, Vec<Rescues>)> = HashMap::new();
+    let mut found: HashMap<Place, Found> = HashMap::new();
     for &seed in &lab.settings.seeds {
         let (run, shard) = lab.mined(seed, Method::SelfJudge)?;
         let data = Data::read(&lab.prompts(seed)?)?;
