@@ -309,6 +309,7 @@ impl<'a> Lab<'a> {
             suffixes,
             ranks: 1,
             max_tokens: MINED_TOKENS,
+            context: self.context(),
             stop_tokens: self.target.generation.eos.clone(),
             guard: self.guard(),
             checker,

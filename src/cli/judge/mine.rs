@@ -287,12 +287,10 @@ fn checker(args: &Args) -> anyhow::Result<Option<Checker>> {
         ),
         None => args.task.and_then(Task::checker),
     };
-    if args.method == Method::AutoJudge {
-        if checker.is_none() {
-            return Err(usage(
-                "--method autojudge compares final answers, found no way to: give --task or --checker",
-            ));
-        }
+    if args.method == Method::AutoJudge && checker.is_none() {
+        return Err(usage(
+            "--method autojudge compares final answers, found no way to: give --task or --checker",
+        ));
     }
     if args.method != Method::SelfJudge && args.ranks != 1 {
         return Err(usage(format!(
