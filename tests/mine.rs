@@ -368,7 +368,7 @@ fn scores_and_features_are_those_of_one_sequence_at_a_time() {
             let passes = miner.counts().passes;
             let mined = miner.mine(&name(line), &prompt).unwrap();
             let passes = miner.counts().passes - passes;
-            check_scores(what, &bench, &prompt, &mined, mined.samples.len() / 20 + 1);
+            check_scores(what, &bench, &prompt, &mined, mined.samples.len() / 10 + 1);
             assert!(passes == 1 || ranks > 1, "{what}: {passes} passes");
             assert!(passes > 5 || ranks < 8, "{what}: {passes} passes");
         }
@@ -430,14 +430,14 @@ fn changed_answers_are_those_of_plain_decoding() {
 #[test]
 fn the_search_is_autojudges() {
     let mut seen = [0, 0];
-    for layout in [Layout::Dt, Layout::DdDt] {
+    for (layout, count) in [(Layout::Dt, 1), (Layout::DdDt, 2)] {
         let draft = Drafter::Model(demo_draft());
         let mut bench = bench(demo_target(), draft, layout, &[Tap::Final]);
         bench.options.method = Method::AutoJudge;
         bench.options.suffixes = Vec::new();
         bench.options.checker = Some(Checker::Hashes);
         let (mut miner, plain) = (bench.miner(), &mut bench.plain());
-        for (line, text) in problems(2).iter().enumerate() {
+        for (line, text) in problems(count).iter().enumerate() {
             let prompt = bench.prompt(text);
             let mined = miner.mine(&name(line), &prompt).unwrap();
             // 2504.20039, algorithm 1
@@ -642,7 +642,7 @@ fn sorted(dirs: &[PathBuf]) -> Vec<(Sample, Vec<u32>)> {
 #[test]
 fn killed_runs_go_on_and_parts_make_the_whole() {
     let folder = tempfile::tempdir().unwrap();
-    let prompts = prompts_file(folder.path(), &problems(200));
+    let prompts = prompts_file(folder.path(), &problems(130));
     let dir = |name: &str| folder.path().join(name);
     let args = |out: &str| -> Vec<String> {
         let mut args: Vec<String> = PAIR.map(str::to_owned).to_vec();
@@ -674,7 +674,7 @@ fn killed_runs_go_on_and_parts_make_the_whole() {
     child.kill().unwrap();
     child.wait().unwrap();
     let mined = read(&dir("killed")).prompts.len();
-    assert!((64..200).contains(&mined), "{mined} prompts before the end");
+    assert!((64..130).contains(&mined), "{mined} prompts before the end");
     let (out, _) = go(&strs(&killed));
     assert!(out.contains(&format!("{mined} prompts were in")), "{out}");
     assert!(sorted(&[dir("killed")]) == whole);
@@ -724,19 +724,38 @@ fn spans_that_people_marked_become_tokens() {
     assert!(shard.samples.iter().filter(bad).count() >= 2);
 }
 
-/// Puts NaN where a checkpoint embeds a token.
+/// Puts NaN where a checkpoint embeds a token. Its head, which shared the embedding, gets the
+/// sound one: only prompts with that token are spoilt.
 fn spoil(dir: &Path, token: u32) {
     let path = dir.join("model.safetensors");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let json: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
-    let entry = &json["model.embed_tokens.weight"];
+    let bytes = std::fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let (mut header, mut data): (serde_json::Value, _) = (
+        serde_json::from_slice(&bytes[8..8 + length]).unwrap(),
+        bytes[8 + length..].to_vec(),
+    );
+    let mut entry = header["model.embed_tokens.weight"].clone();
     assert_eq!(entry["dtype"], "BF16");
     let width = entry["shape"][1].as_u64().unwrap() as usize;
-    let start = entry["data_offsets"][0].as_u64().unwrap() as usize;
-    let at = 8 + header + start + 2 * width * token as usize;
-    bytes[at..at + 2].copy_from_slice(&0x7fc0u16.to_le_bytes());
-    std::fs::write(path, bytes).unwrap();
+    let offset = |i: usize| entry["data_offsets"][i].as_u64().unwrap() as usize;
+    let (start, end) = (offset(0), offset(1));
+    let head = data[start..end].to_vec();
+    entry["data_offsets"] = serde_json::json!([data.len(), data.len() + head.len()]);
+    header["lm_head.weight"] = entry;
+    data.extend(head);
+    let at = start + 2 * width * token as usize;
+    data[at..at + 2].copy_from_slice(&0x7fc0u16.to_le_bytes());
+    let header = header.to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    std::fs::write(path, [&length, header.as_bytes(), &data].concat()).unwrap();
+    let config = dir.join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let untied = text.replace(
+        "\"tie_word_embeddings\": true",
+        "\"tie_word_embeddings\": false",
+    );
+    assert_ne!(text, untied);
+    std::fs::write(config, untied).unwrap();
 }
 
 #[test]
@@ -788,7 +807,7 @@ fn numbers_that_are_none_end_a_run_and_keep_what_was_mined() {
         &folder.path().join("2"),
     );
     assert!(
-        error.contains("line 1") && error.contains("log-likelihood at position 0"),
+        error.contains("line 3") && error.contains("found NaN"),
         "{error}"
     );
 }
