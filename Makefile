@@ -1,11 +1,13 @@
 # Every target works on a fresh clone: what it needs, it fetches.
 
 PYTHON ?= python3
+# where the experiments of the judge report keep what they made
+JUDGE_REPORT_DIR ?= target/judge-report
 # seconds for each fuzz target
 FUZZ_SECONDS ?= 60
 RAY ?= ray==2.60.0
 
-.PHONY: help demo test test-ray bench fuzz smollm2 clean
+.PHONY: help demo test test-ray bench fuzz smollm2 judge-report clean
 
 help:
 	@echo 'make demo     answer problems with the small pair in models/demo, five ways side by side'
@@ -13,6 +15,7 @@ help:
 	@echo 'make test-ray mine over a local Ray cluster, and lose a worker on the way'
 	@echo 'make bench    the benches, timed'
 	@echo 'make fuzz     every fuzz target, FUZZ_SECONDS=$(FUZZ_SECONDS) each'
+	@echo 'make judge-report  mine, train and decode the judge report again: hours; goes on in $(JUDGE_REPORT_DIR)'
 	@echo 'make smollm2  fetch SmolLM2-135M-Instruct into models/smollm2-135m'
 	@echo 'make clean    remove all that was built or fetched'
 
@@ -52,6 +55,13 @@ fuzz:
 
 smollm2:
 	$(PYTHON) scripts/fetch_smollm2.py
+
+# What is in JUDGE_REPORT_DIR already is not made again. The judge of the first seed is the
+# one that the demo uses.
+judge-report:
+	cargo run --release -- experiment main suffix data two-layer domain-shift \
+		--dir $(JUDGE_REPORT_DIR) --python $(PYTHON)
+	cp $(JUDGE_REPORT_DIR)/seed-1/selfjudge.safetensors models/demo/judge.safetensors
 
 clean:
 	cargo clean

@@ -14,11 +14,13 @@
 //! - [`mine`]: labels for a judge, made from prompts alone
 //! - [`plot`]: pictures of curves
 //! - [`eval`]: ways to decode, compared on a task
+//! - [`experiment`]: what judges buy on the demo pair
 
 pub mod device;
 pub mod draft;
 pub mod engine;
 pub mod eval;
+pub mod experiment;
 pub mod judge;
 pub mod mine;
 pub mod model;

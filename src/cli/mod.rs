@@ -5,6 +5,7 @@
 
 mod demo;
 mod eval;
+mod experiment;
 mod generate;
 mod info;
 mod judge;
@@ -35,6 +36,8 @@ enum Command {
     Info(info::Args),
     /// Compare ways to decode on a task: accuracy against draft tokens kept
     Eval(Box<eval::Args>),
+    /// What judges buy on the demo pair: experiments, each with its part of a report
+    Experiment(experiment::Args),
     /// Answer word problems with every kind of decoding, side by side
     Demo(demo::Args),
 }
@@ -56,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Judge(args) => judge::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Experiment(args) => experiment::run(&args),
         Command::Demo(args) => demo::run(&args),
     };
     match result {
@@ -70,6 +74,7 @@ pub fn main() -> ExitCode {
 
 /// Whether the user's input or usage is at fault, rather than the machine.
 fn is_input(error: &anyhow::Error) -> bool {
+    use gavel::experiment::ExperimentError;
     use gavel::{device, eval, judge, mine, model, task, tree, verify};
     error.chain().any(|cause| {
         cause.is::<Usage>()
@@ -92,6 +97,7 @@ fn is_input(error: &anyhow::Error) -> bool {
                 .downcast_ref::<mine::MineError>()
                 .is_some_and(mine::MineError::is_input)
             || cause.is::<eval::RowsError>()
+            || matches!(cause.downcast_ref(), Some(ExperimentError::Input { .. }))
             || cause
                 .downcast_ref::<eval::EvalError>()
                 .is_some_and(eval::EvalError::is_input)

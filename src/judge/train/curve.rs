@@ -71,7 +71,7 @@ impl Ranking {
     }
 
     /// The same with each sample counted as often as `weight` says of its prompt.
-    fn weighted_auroc(&self, weight: impl Fn(usize) -> f64) -> f64 {
+    pub(crate) fn weighted_auroc(&self, weight: impl Fn(usize) -> f64) -> f64 {
         let (mut below, mut pairs, mut negatives) = (0.0, 0.0, 0.0);
         for tie in self.ties() {
             let (mut p, mut n) = (0.0, 0.0);
