@@ -84,7 +84,9 @@ struct Best {
 constexpr int STAGES = 3;
 __host__ __device__ constexpr int linear_stage_groups(int ng) { return ng < 8 ? ng : 8; }
 // pairs of k-tiles that a warp holds in registers: its loads in flight
-__host__ __device__ constexpr int linear_ahead(int ng, int wk) { return wk == 1 || ng == 1 ? 4 : ng == 2 ? 2 : 1; }
+__host__ __device__ constexpr int linear_ahead(int ng, int wk) {
+    return wk == 1 ? (ng > 8 ? 2 : 4) : ng == 1 ? 4 : ng == 2 ? 2 : 1;
+}
 // chunks of linear_ahead * wk pairs in a stage: stages of 16 KiB, but one chunk at least; one where
 // the groups do not fit one stage, since registers hold one chunk
 __host__ __device__ constexpr int linear_chunks(int ng, int wk) {

@@ -46,23 +46,30 @@ struct Segment {
     int block, first, last;
 };
 
+// The cut of the work: worker w has the units [start(w), start(w + 1)). All of it from parameters,
+// so that registers hold none of it.
 struct Work {
-    long long units, begin, end;
-    int pairs, workers;
+    const Linear& p;
 
-    __device__ Work(const Linear& p) : pairs(p.pairs), workers(gridDim.x) {
-        units = static_cast<long long>(p.row_blocks) * pairs;
-        begin = start(blockIdx.x);
-        end = start(blockIdx.x + 1);
+    // floor(worker * units / workers) without wide products: the host sees to workers^2 < 2^31
+    __device__ int start(int worker) const {
+        const int units = p.row_blocks * p.pairs, workers = gridDim.x;
+        return worker * (units / workers) + worker * (units % workers) / workers;
     }
-    __device__ long long start(int worker) const { return worker * units / workers; }
-    // the worker that has this unit
-    __device__ int worker(long long unit) const { return static_cast<int>(((unit + 1) * workers - 1) / units); }
-    __device__ Segment segment(long long unit) const {
-        const int block = static_cast<int>(unit / pairs);
-        const int first = static_cast<int>(unit - static_cast<long long>(block) * pairs);
-        const long long rest = end - unit;
-        return {block, first, rest < pairs - first ? first + static_cast<int>(rest) : pairs};
+    __device__ Segment segment(int unit) const {
+        const int block = unit / p.pairs, first = unit - block * p.pairs;
+        return {block, first, min(p.pairs, first + start(blockIdx.x + 1) - unit)};
+    }
+    // the first and the last of the workers that share a row block with this one
+    __device__ int first_sharer(int block) const {
+        int worker = blockIdx.x;
+        while (start(worker) > block * p.pairs) worker--;
+        return worker;
+    }
+    __device__ int last_sharer(int block) const {
+        int worker = blockIdx.x;
+        while (start(worker + 1) < (block + 1) * p.pairs) worker++;
+        return worker;
     }
 };
 
@@ -314,12 +321,12 @@ struct Kernel {
     const Work work;
     char* const shared;
     const int lane, wm, wk, warps_m;
-    int rows, groups;
+    int groups;
     uint4 w[2 * L::AHEAD];
     float acc[NG][4];
 
     __device__ Kernel(const Linear& p, char* shared)
-        : p(p), work(p), shared(shared), lane(threadIdx.x % 32), wm(threadIdx.x / 32 / WK),
+        : p(p), work{p}, shared(shared), lane(threadIdx.x % 32), wm(threadIdx.x / 32 / WK),
           wk(threadIdx.x / 32 % WK), warps_m(blockDim.x / 32 / WK) {}
 
     // Behind what stages and staged sums share: a scale for every row, then numbers of row tiles.
@@ -332,7 +339,7 @@ struct Kernel {
 
     // Pair `pair` of a row tile: its two tiles.
     __device__ const uint4* weights(int tile, int pair) const {
-        return p.weights + (static_cast<size_t>(tile) * work.pairs + pair) * 64 + lane;
+        return p.weights + (static_cast<size_t>(tile) * p.pairs + pair) * 64 + lane;
     }
 
     // Requests a segment's first chunk of weights.
@@ -358,7 +365,7 @@ struct Kernel {
                 const int g = i / (L::PAIRS * 32), chunk = i % (L::PAIRS * 32);
                 if (group + g < groups && chunk < count * 32)
                     copy_async(stage + i * 16,
-                               p.input + activation_at(work.pairs, p.first_group + group + g, first) + chunk);
+                               p.input + activation_at(p.pairs, p.first_group + group + g, first) + chunk);
             }
         copy_async_commit();
     }
@@ -466,7 +473,7 @@ struct Kernel {
 
     // A worker's partial sums of this row tile: of its first segment, or of the one after it.
     __device__ float4* partial(int worker, const Segment& s, int tile_of_block) const {
-        const int place = work.start(worker) >= static_cast<long long>(s.block) * work.pairs ? 0 : 1;
+        const int place = work.start(worker) >= s.block * p.pairs ? 0 : 1;
         return p.partials + (static_cast<size_t>(2 * worker + place) * p.block_tiles + tile_of_block) * NG * 32 + lane;
     }
 
@@ -492,6 +499,7 @@ struct Kernel {
     __device__ void epilogue(const Segment& s, int sub, int from, int to) {
         const int first_tile = s.block * p.block_tiles + sub * warps_m;
         const int tile = first_tile + wm, tile_of_block = sub * warps_m + wm;
+        const int rows = p.rows->rows;
 #pragma unroll 1
         for (int block = 0; block < L::GROUP_BLOCKS; block++) {
             const int first = block * L::STAGE_GROUPS;
@@ -531,8 +539,7 @@ struct Kernel {
 
     // Sums up with the other blocks of this row block; the last of them does what follows.
     __device__ void finish(const Segment& s, int sub) {
-        const long long unit = static_cast<long long>(s.block) * work.pairs;
-        const int from = work.worker(unit), to = work.worker(unit + work.pairs - 1);
+        const int from = work.first_sharer(s.block), to = work.last_sharer(s.block);
         if (from != to) {
             const bool active = s.block * p.block_tiles + sub * warps_m + wm < p.row_tiles;
             float4* const mine = partial(blockIdx.x, s, sub * warps_m + wm);
@@ -556,9 +563,9 @@ struct Kernel {
     }
 
     __device__ void run() {
-        long long unit = work.begin;
-        if (unit < work.end) load(work.segment(unit), work.segment(unit).block * p.block_tiles + wm);
-        rows = p.rows->rows;
+        int unit = work.start(blockIdx.x);
+        load(work.segment(unit), work.segment(unit).block * p.block_tiles + wm);
+        const int rows = p.rows->rows;
         groups = min(NG, (rows + GROUP - 1) / GROUP - p.first_group);
         if (p.input_squares)
             for (int i = threadIdx.x; i < groups * GROUP; i += blockDim.x) {
@@ -569,24 +576,24 @@ struct Kernel {
                 scales()[i] = __frsqrt_rn(sum * p.inverse_width + p.eps);
             }
         const int subs = p.block_tiles / warps_m;
-        while (unit < work.end) {
+        const int end = work.start(blockIdx.x + 1);
+        while (unit < end) {
             const Segment s = work.segment(unit);
-            const long long after = unit + (s.last - s.first);
+            unit += s.last - s.first;
             for (int sub = 0; sub < subs; sub++) {
                 const int tile = s.block * p.block_tiles + sub * warps_m + wm;
                 products(s, tile);
                 // where there are registers for it, the next weights are under way while this
                 // product is finished
-                if (NG > 8) finish(s, sub);
+                if (NG >= 8) finish(s, sub);
                 if (sub + 1 < subs) {
                     load(s, tile + warps_m);
-                } else if (after < work.end) {
-                    const Segment n = work.segment(after);
+                } else if (unit < end) {
+                    const Segment n = work.segment(unit);
                     load(n, n.block * p.block_tiles + wm);
                 }
-                if (NG <= 8) finish(s, sub);
+                if (NG < 8) finish(s, sub);
             }
-            unit = after;
         }
     }
 };
