@@ -152,3 +152,17 @@ struct Linear {
     int heads, kv_heads, group, head_dim;
     int first_row, vocabulary, logits_stride;
 };
+
+// ---- a commit ------------------------------------------------------------------------------
+
+constexpr int MAX_PATH = 512;  // rows that a pass of several sweeps has at most
+
+// A path of the last pass: node i moves from slot[i] to slot base + i; slot[i] >= base + i.
+struct Path {
+    int nodes;
+    // committed positions before
+    int base;
+    // ascending
+    int slot[MAX_PATH];
+};
+static_assert(sizeof(Path) == 8 + 4 * MAX_PATH, "as in layout.rs");
