@@ -152,6 +152,7 @@ struct Linear {
     int heads, kv_heads, group, head_dim;
     int first_row, vocabulary, logits_stride;
 };
+static_assert(sizeof(Linear) == 22 * 8 + 20 * 4, "as in linear.rs");
 
 // ---- a commit ------------------------------------------------------------------------------
 
