@@ -15,6 +15,8 @@ use crate::judge::Judge;
 use crate::model::Model;
 use crate::tree::{Shape, TokenTree};
 use crate::verify::{Policy, Sampling, VerifyError};
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -246,6 +248,48 @@ pub enum DeviceError {
     /// The judge reads what this set-up does not have.
     #[error("{0}")]
     Judge(String),
+    /// There is no CUDA device that this build can use; the text says what was found and expected.
+    #[error("{0}")]
+    NoCuda(String),
+    /// A call of the CUDA driver failed.
+    #[error("{doing}: {call}: {said}")]
+    Cuda {
+        /// What the call was for.
+        doing: String,
+        /// The function.
+        call: &'static str,
+        /// What the driver said.
+        said: String,
+    },
+    /// Target, drafter and context do not fit the memory of the GPU.
+    #[error(
+        "the GPU has {free} of free memory, {total} are needed: {weights} for weights, {kv} for the KV cache at a context of {context} (--context), {workspace} of workspace",
+        free = MiB(*free), total = MiB(weights + kv + workspace), weights = MiB(*weights), kv = MiB(*kv), workspace = MiB(*workspace)
+    )]
+    Memory {
+        /// Bytes that are free.
+        free: usize,
+        /// Bytes of packed weights.
+        weights: usize,
+        /// Bytes of KV caches.
+        kv: usize,
+        /// Bytes of everything else.
+        workspace: usize,
+        /// Positions.
+        context: usize,
+    },
+    /// A model that the device's kernels are not made for.
+    #[error("{path}: found {name} {found}, expected {expected} (on CUDA)", path = path.display())]
+    Shape {
+        /// The model's directory.
+        path: PathBuf,
+        /// Name in config.json.
+        name: &'static str,
+        /// What it is.
+        found: usize,
+        /// What it may be.
+        expected: &'static str,
+    },
     /// The threads could not be started.
     #[error("the worker threads could not be started: {0}")]
     Threads(String),
@@ -257,6 +301,15 @@ pub enum DeviceError {
         /// What was due.
         expected: u64,
     },
+}
+
+/// Bytes, as messages say them.
+struct MiB(usize);
+
+impl fmt::Display for MiB {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} MiB", self.0 as f64 / f64::from(1 << 20))
+    }
 }
 
 /// A target, its drafter and one sequence, on some hardware.

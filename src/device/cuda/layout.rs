@@ -1,5 +1,7 @@
 //! How data lies in device memory: the Rust side of kernels/layout.cuh.
 
+use bytemuck::{Pod, Zeroable};
+
 /// Rows that one sweep over the weights serves.
 pub const MAX_ROWS: usize = 256;
 /// Nodes of a committed path at most.
@@ -15,7 +17,7 @@ const PAIR_BYTES: usize = TILE * PAIR * 2;
 
 /// The rows of a pass. Row r writes its key and value to slot `base + r`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Rows {
     /// How many.
     pub rows: i32,
@@ -35,7 +37,7 @@ pub struct Rows {
 
 /// A path of the last pass: node i moves from slot `slot[i]` to slot `base + i`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Path {
     /// Its nodes.
     pub nodes: i32,
@@ -45,13 +47,11 @@ pub struct Path {
     pub slot: [i32; MAX_PATH],
 }
 
-const _: () = assert!(size_of::<Rows>() == 16 + 3 * 4 * MAX_ROWS, "as in layout.cuh");
+const _: () = assert!(
+    size_of::<Rows>() == 16 + 3 * 4 * MAX_ROWS,
+    "as in layout.cuh"
+);
 const _: () = assert!(size_of::<Path>() == 8 + 4 * MAX_PATH, "as in layout.cuh");
-
-// SAFETY: of plain integers, without padding.
-unsafe impl super::Plain for Rows {}
-// SAFETY: of plain integers, without padding.
-unsafe impl super::Plain for Path {}
 
 /// Which rows of which matrices make up the rows of a packed one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,0 +1,13 @@
+//! The CUDA kernels against their scalar definitions, executed by softcuda.
+//!
+//! What each kernel computes is compared, at both levels of PTX and under many orders of execution;
+//! softcuda stops at races, at reads of what was never written and at whatever lies out of bounds.
+//! The bytes that each kernel moves are compared with what its comment states.
+
+mod common;
+mod driver;
+mod embed;
+mod head;
+mod kv;
+mod pack;
+mod process;

@@ -1,0 +1,80 @@
+//! Runs the body of a test in a process of its own, which finds a library of our choice as
+//! `libcuda.so`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Tells the child which test it is.
+const CHILD: &str = "GAVEL_TEST_CHILD";
+/// What the child prints when its body has run to the end.
+const DONE: &str = "the body ran to its end";
+
+/// softcuda, which cargo built with this test.
+pub fn softcuda() -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let library = test.with_file_name("libsoftcuda.so");
+    assert!(library.is_file(), "expected {}", library.display());
+    library
+}
+
+/// A library that exports what `source` defines in C.
+pub fn stub(folder: &Path, source: &str) -> PathBuf {
+    let (code, library) = (folder.join("stub.c"), folder.join("stub.so"));
+    std::fs::write(&code, source).expect("a file");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).arg(&library);
+    let status = compiler.arg(&code).status().expect("a C compiler");
+    assert!(status.success());
+    library
+}
+
+/// In the test itself: runs this very test again in a process that finds `library` as its driver,
+/// with the variables `env` and no other `SOFTCUDA_` ones, and gives what that process said; it
+/// must succeed. In that process: runs `body`, and gives nothing.
+///
+/// `test` is the path of the test in this crate.
+pub fn with_driver(
+    test: &str,
+    library: impl FnOnce(&Path) -> PathBuf,
+    env: &[(&str, &str)],
+    body: impl FnOnce(),
+) -> Option<String> {
+    if is_child(test) {
+        body();
+        println!("{DONE}");
+        return None;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let library = library(folder.path());
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        std::os::unix::fs::symlink(&library, folder.path().join(name)).expect("a link");
+    }
+    let mut command = Command::new(std::env::current_exe().expect("the test's own path"));
+    command.args(["--exact", test, "--nocapture"]);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SOFTCUDA_")) {
+        command.env_remove(name);
+    }
+    command
+        .env("LD_LIBRARY_PATH", folder.path())
+        .env(CHILD, test)
+        .env("SOFTCUDA_DEVICE", "tiny")
+        .envs(env.iter().copied());
+    let output = command.output().expect("a process");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(
+        output.status.success() && said.contains(DONE),
+        "{test} with {env:?}:\n{said}"
+    );
+    Some(said)
+}
+
+/// Whether this is the process that runs the body of `test`.
+pub fn is_child(test: &str) -> bool {
+    std::env::var(CHILD).is_ok_and(|child| child == test)
+}
+
+/// [`with_driver`] with softcuda.
+pub fn on_softcuda(test: &str, env: &[(&str, &str)], body: impl FnOnce()) -> Option<String> {
+    with_driver(test, |_| softcuda(), env, body)
+}
