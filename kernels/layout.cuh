@@ -70,3 +70,99 @@ struct Rows {
     int path_at[MAX_ROWS];
 };
 static_assert(sizeof(Rows) == 16 + 3 * 4 * MAX_ROWS, "as in layout.rs");
+
+// ---- linear --------------------------------------------------------------------------------
+
+// The best of some logits of a row.
+struct Best {
+    float value, second;
+    int token;
+};
+
+// The k loop of linear with NG groups of rows and WK warps along k: x comes through shared memory
+// in a ring of stages of up to eight groups.
+constexpr int STAGES = 3;
+__host__ __device__ constexpr int linear_stage_groups(int ng) { return ng < 8 ? ng : 8; }
+// pairs of k-tiles that a warp holds in registers: its loads in flight
+__host__ __device__ constexpr int linear_ahead(int ng, int wk) {
+    return wk == 1 ? (ng > 8 ? 2 : 4) : ng == 1 ? 4 : ng == 2 ? 2 : 1;
+}
+// chunks of linear_ahead * wk pairs in a stage: stages of 16 KiB, but one chunk at least; one where
+// the groups do not fit one stage, since registers hold one chunk
+__host__ __device__ constexpr int linear_chunks(int ng, int wk) {
+    const int bytes = linear_ahead(ng, wk) * wk * linear_stage_groups(ng) * PAIR_BYTES;
+    return ng > 8 || bytes >= 16384 ? 1 : 16384 / bytes;
+}
+__host__ __device__ constexpr int linear_stage_bytes(int ng, int wk) {
+    return linear_chunks(ng, wk) * linear_ahead(ng, wk) * wk * linear_stage_groups(ng) * PAIR_BYTES;
+}
+// the ring, later the staged sums of all warps
+__host__ __device__ constexpr int linear_loop_bytes(int ng, int wk, int warps_m) {
+    const int ring = STAGES * linear_stage_bytes(ng, wk), sums = wk * warps_m * linear_stage_groups(ng) * 512;
+    return ring > sums ? ring : sums;
+}
+// dynamic shared memory of a block: also a scale for every row, and 12 bytes for every row tile and
+// column of a stage
+__host__ __device__ constexpr int linear_shared_bytes(int ng, int wk, int warps_m) {
+    return linear_loop_bytes(ng, wk, warps_m) + ng * GROUP * 4 + warps_m * 8 * GROUP * 12;
+}
+
+// One matrix, and what follows it (linear.cu).
+struct Linear {
+    enum Epilogue : int { RESIDUAL, SWIGLU, QKV, LOGITS };
+
+    const uint4* weights;    // packed [row_tiles, 2 * pairs]
+    const uint4* input;      // [groups, pairs, 32]
+    float4* partials;        // [2 * workers, block_tiles, NG, 32]
+    unsigned* counters;      // [row_tiles]
+    const Rows* rows;
+    const float* input_squares;  // [input_parts, MAX_ROWS], null: the output is not scaled
+    const float* bias;           // [16 * row_tiles] in packed order, or null
+
+    // residual: x [rows, width] += y; also swiglu: out is the next product's input
+    float* x;
+    const float* gain;   // [width], of the norm that comes next
+    uint4* out;          // [groups, out_pairs, 32]
+    float* squares;      // [row_tiles / part_tiles, MAX_ROWS]
+    const float* judge;  // [width], gain times the judge's weights, or null
+    float* dots;         // [row_tiles / part_tiles, MAX_ROWS]
+
+    // qkv
+    char* q;               // bf16 [kv_heads, MAX_ROWS * group, head_dim]
+    char* keys;            // of this layer
+    char* values;
+    const float2* angles;  // (cos, sin) [positions, head_dim / 2]
+    const float* q_gain;   // [head_dim], or null: no QK-norm
+    const float* k_gain;
+    size_t head_bytes;     // of a head's keys in the cache
+
+    // logits
+    float* logits;  // [rows - first_row, logits_stride]
+    Best* best;     // [rows - first_row, row_tiles / part_tiles]
+
+    Epilogue epilogue;
+    int pairs, row_tiles, row_blocks, block_tiles;
+    // rows of the pass before 8 * first_group have no part in this product
+    int first_group;
+    int input_parts;
+    float inverse_width, eps;
+    int width, out_pairs;
+    // row tiles that share a partial sum of squares, or a best logit; divides the row tiles of a block
+    int part_tiles;
+    int heads, kv_heads, group, head_dim;
+    int first_row, vocabulary, logits_stride;
+};
+
+// ---- a commit ------------------------------------------------------------------------------
+
+constexpr int MAX_PATH = 512;  // rows that a pass of several sweeps has at most
+
+// A path of the last pass: node i moves from slot[i] to slot base + i; slot[i] >= base + i.
+struct Path {
+    int nodes;
+    // committed positions before
+    int base;
+    // ascending
+    int slot[MAX_PATH];
+};
+static_assert(sizeof(Path) == 8 + 4 * MAX_PATH, "as in layout.rs");

@@ -8,6 +8,7 @@
 //! for prompts, `gavel logits` and mining.
 
 pub mod cpu;
+pub mod cuda;
 
 use crate::draft::Drafter;
 use crate::judge::Judge;

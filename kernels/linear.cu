@@ -1,0 +1,618 @@
+// y = W x for all rows of a pass in one sweep over W, and what comes right after it.
+//
+// W [N, K] lies in fragment tiles, x in B order (layout.cuh). Rows of the pass are the n dimension
+// of mma.m16n8k16, so weights go from memory straight to registers, 16 bytes a lane, each once.
+//
+// Work and exactness. A row block is RB row tiles; a unit is one row block times one pair of
+// k-tiles. The row_blocks * pairs units, in that order, are cut evenly over the W blocks of the
+// grid: block w has units [w U / W, (w + 1) U / W), so every multiprocessor has work in every
+// matrix, and no block has more than one unit more than another. Where blocks share a row block,
+// each leaves partial sums, and the last to arrive adds them in ascending order of k, its own too.
+// Within a block WK warps share the pairs of a row tile in turn and are added in order. RB, WK and
+// W are fixed per matrix and device model, for every number of rows: a row's bits do not depend on
+// its company. What varies with the number of rows is NG, the groups of 8 rows that fit.
+//
+// Grid: W blocks of WM * WK warps; warp (wm, wk) has row tile wm of the block. Where WM < RB
+// (prefill) a block goes over each segment RB / WM times, WM row tiles at a time.
+//
+// Bytes: the packed matrix once; per block 2 * rows * the K range it works on (x, by cp.async into
+// a ring of three stages); partials, 64 * rows per row tile and shared segment, written and read
+// once; and what the epilogue names.
+//
+// Neighbours: x and the sums of squares were written by launches before; partials and counters
+// belong to this launch, counters are zero before and after.
+#include "layout.cuh"
+#include "ptx.cuh"
+
+namespace {
+
+// What the k loop of (NG groups, WK warps along k) works in.
+template <int NG, int WK>
+struct Loop {
+    // groups of one stage, and how many times that is all groups
+    static constexpr int STAGE_GROUPS = linear_stage_groups(NG);
+    static constexpr int GROUP_BLOCKS = NG / STAGE_GROUPS;
+    // pairs that a warp has in registers at a time: the loads in flight
+    static constexpr int AHEAD = linear_ahead(NG, WK);
+    static constexpr int CHUNK = AHEAD * WK;
+    // chunks and pairs of a stage
+    static constexpr int CHUNKS = linear_chunks(NG, WK);
+    static constexpr int PAIRS = CHUNKS * CHUNK;
+    static constexpr int STAGE_BYTES = linear_stage_bytes(NG, WK);
+};
+
+// A part of one row block's units: pairs [first, last) of row block `block`.
+struct Segment {
+    int block, first, last;
+};
+
+// The cut of the work: worker w has the units [start(w), start(w + 1)). All of it from parameters,
+// so that registers hold none of it.
+struct Work {
+    const Linear& p;
+
+    // floor(worker * units / workers) without wide products: the host sees to workers^2 < 2^31
+    __device__ int start(int worker) const {
+        const int units = p.row_blocks * p.pairs, workers = gridDim.x;
+        return worker * (units / workers) + worker * (units % workers) / workers;
+    }
+    __device__ Segment segment(int unit) const {
+        const int block = unit / p.pairs, first = unit - block * p.pairs;
+        return {block, first, min(p.pairs, first + start(blockIdx.x + 1) - unit)};
+    }
+    // the first and the last of the workers that share a row block with this one
+    __device__ int first_sharer(int block) const {
+        int worker = blockIdx.x;
+        while (start(worker) > block * p.pairs) worker--;
+        return worker;
+    }
+    __device__ int last_sharer(int block) const {
+        int worker = blockIdx.x;
+        while (start(worker + 1) < (block + 1) * p.pairs) worker++;
+        return worker;
+    }
+};
+
+// Where a fragment of the product belongs: row tile, group of rows; and the first of the lane's
+// two columns among those of a block of eight groups.
+struct Place {
+    int tile, group, lane, column;
+    __device__ int g() const { return lane / 4; }
+    __device__ int t() const { return lane % 4; }
+    // row of the pass of column 2 t + i
+    __device__ int row(int i) const { return group * GROUP + 2 * t() + i; }
+};
+
+// Columns of a block of eight groups.
+constexpr int COLUMNS = 8 * GROUP;
+
+// The sum over the 16 features of a tile, for one of the lane's rows.
+__device__ float sum_of_tile(float x) {
+    x += __shfl_xor_sync(~0u, x, 4);
+    x += __shfl_xor_sync(~0u, x, 8);
+    return x + __shfl_xor_sync(~0u, x, 16);
+}
+
+// Numbers of row tiles, (tile of the block, column) in shared memory, summed over the tiles
+// [first, first + count) in order.
+__device__ float sum_over_tiles(const float* of_tiles, int first, int count, int column) {
+    float sum = 0.0f;
+    for (int i = 0; i < count; i++) sum += of_tiles[(first + i) * COLUMNS + column];
+    return sum;
+}
+
+__device__ float silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
+
+__device__ void add(float4& sum, const float4& next) {
+    sum.x += next.x, sum.y += next.y, sum.z += next.z, sum.w += next.w;
+}
+
+// Calls f(part, first tile of the block, tiles, column, row) for the parts of `part_tiles` row tiles.
+template <typename F>
+__device__ void each_part(const Linear& p, int first_tile, int tiles, int group, int rows, F f) {
+    for (int i = threadIdx.x; i < tiles / p.part_tiles * COLUMNS; i += blockDim.x) {
+        const int part = i / COLUMNS, column = i % COLUMNS, row = group * GROUP + column;
+        const int first = part * p.part_tiles;
+        // the last part may be cut short by the end of the matrix
+        const int count = min(p.part_tiles, p.row_tiles - first_tile - first);
+        if (row < rows && count > 0) f(first_tile / p.part_tiles + part, first, count, column, row);
+    }
+}
+
+// x += y; bf16(x * gain) in B order for the next product; sums of squares of x, and of judge * x.
+// Bytes: x read and written, 2 a value for the next product.
+struct Residual {
+    static constexpr bool KEEPS = false;
+
+    static __device__ void fragment(const Linear& p, const Place& at, int tile_of_block, int tiles, int rows,
+                                    const float*, float* of_tiles, float (&c)[4]) {
+        const int f = at.tile * 16 + at.g();
+        float squares[2], dots[2];
+        float bias[2] = {0.0f, 0.0f};
+        if (p.bias) bias[0] = p.bias[f], bias[1] = p.bias[f + 8];
+        const float gain[2] = {p.gain[f], p.gain[f + 8]};
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float* x = p.x + static_cast<size_t>(at.row(i)) * p.width + f;
+            const bool present = at.row(i) < rows;
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float& v = c[2 * half + i];
+                v = present ? x[8 * half] + (v + bias[half]) : 0.0f;
+                if (present) x[8 * half] = v;
+            }
+            squares[i] = sum_of_tile(c[i] * c[i] + c[2 + i] * c[2 + i]);
+            if (p.judge) dots[i] = sum_of_tile(c[i] * p.judge[f] + c[2 + i] * p.judge[f + 8]);
+        }
+        uint2 y;
+        y.x = transpose(pack_bf16(c[0] * gain[0], c[1] * gain[0]));
+        y.y = transpose(pack_bf16(c[2] * gain[1], c[3] * gain[1]));
+        const size_t to = (activation_at(p.out_pairs, at.group, at.tile / 2) + at.lane) * 2 + at.tile % 2;
+        reinterpret_cast<uint2*>(p.out)[to] = y;
+        if (at.g() != 0) return;
+        float* mine = of_tiles + tile_of_block * COLUMNS + at.column;
+        mine[0] = squares[0], mine[1] = squares[1];
+        if (!p.judge) return;
+        mine += tiles * COLUMNS;
+        mine[0] = dots[0], mine[1] = dots[1];
+    }
+
+    static __device__ void block(const Linear& p, int first_tile, int tiles, int group, int rows,
+                                 const float* of_tiles) {
+        each_part(p, first_tile, tiles, group, rows, [&](int part, int first, int count, int column, int row) {
+            p.squares[part * MAX_ROWS + row] = sum_over_tiles(of_tiles, first, count, column);
+            if (p.judge)
+                p.dots[part * MAX_ROWS + row] = sum_over_tiles(of_tiles + tiles * COLUMNS, first, count, column);
+        });
+    }
+};
+
+// silu(gate) * up, in bf16 and B order for the next product. Bytes: 2 a value.
+struct SwiGlu {
+    static constexpr bool KEEPS = false;
+
+    static __device__ void fragment(const Linear& p, const Place& at, int, int, int, const float* scales, float*,
+                                    float (&c)[4]) {
+        float bias[2] = {0.0f, 0.0f};
+        if (p.bias) bias[0] = p.bias[at.tile * 16 + at.g()], bias[1] = p.bias[at.tile * 16 + at.g() + 8];
+        float y[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const float scale = scales[at.column + i];
+            y[i] = silu(c[i] * scale + bias[0]) * (c[2 + i] * scale + bias[1]);
+        }
+        // eight features: half a k-tile
+        const size_t to = (activation_at(p.out_pairs, at.group, at.tile / 4) + at.lane) * 4 + at.tile % 4;
+        reinterpret_cast<uint32_t*>(p.out)[to] = transpose(pack_bf16(y[0], y[1]));
+    }
+
+    static __device__ void block(const Linear&, int, int, int, int, const float*) {}
+};
+
+// Bias, QK-norm, rotation; q for attention, k and v into the cache.
+// Bytes: 2 a value of q, k and v; 4 * head_dim of the table of angles a row.
+struct Qkv {
+    // between `fragment` and `finish` the squares of a head's tiles come together
+    static constexpr bool KEEPS = true;
+
+    static __device__ void fragment(const Linear& p, const Place& at, int tile_of_block, int, int,
+                                    const float* scales, float* of_tiles, float (&c)[4]) {
+        float bias[2] = {0.0f, 0.0f};
+        if (p.bias) bias[0] = p.bias[at.tile * 16 + at.g()], bias[1] = p.bias[at.tile * 16 + at.g() + 8];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            c[i] = c[i] * scales[at.column + i] + bias[0];
+            c[2 + i] = c[2 + i] * scales[at.column + i] + bias[1];
+            if (!p.q_gain) continue;
+            const float squares = sum_of_tile(c[i] * c[i] + c[2 + i] * c[2 + i]);
+            if (at.g() == 0) of_tiles[tile_of_block * COLUMNS + at.column + i] = squares;
+        }
+    }
+
+    static __device__ void finish(const Linear& p, const Place& at, int tile_of_block, int rows,
+                                  const float* of_tiles, float (&c)[4]) {
+        const int dim = p.head_dim, half = dim / 2, tiles = dim / 16;
+        const int head = at.tile / tiles, i0 = at.tile % tiles * 8;
+        const int feature = i0 + at.g();
+        const bool is_q = head < p.heads, is_v = head >= p.heads + p.kv_heads;
+        const int kv_head = is_q ? head / p.group : (head - p.heads) % p.kv_heads;
+        const int base = p.rows->base;
+        if (is_v) {
+            char* const values = p.values + kv_head * p.head_bytes;
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                if (at.row(i) >= rows) continue;
+                for (int h = 0; h < 2; h++)
+                    *reinterpret_cast<uint16_t*>(values + value_at(dim, base + at.row(i), feature + h * half)) =
+                        static_cast<uint16_t>(pack_bf16(c[2 * h + i], 0.0f));
+            }
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            if (at.row(i) >= rows) continue;
+            float a = c[i], b = c[2 + i];
+            if (p.q_gain) {
+                const float squares = sum_over_tiles(of_tiles, tile_of_block / tiles * tiles, tiles, at.column + i);
+                const float scale = __frsqrt_rn(squares / dim + p.eps);
+                const float* gain = is_q ? p.q_gain : p.k_gain;
+                a *= scale * gain[feature];
+                b *= scale * gain[feature + half];
+            }
+            const float2 angle = p.angles[static_cast<size_t>(p.rows->position[at.row(i)]) * half + feature];
+            c[i] = a * angle.x - b * angle.y;
+            c[2 + i] = b * angle.x + a * angle.y;
+        }
+        // now the lane has row g's features 2 t, 2 t + 1 of the tile
+        const uint32_t low = transpose(pack_bf16(c[0], c[1]));
+        const uint32_t high = transpose(pack_bf16(c[2], c[3]));
+        const int row = at.group * GROUP + at.g(), f = i0 + 2 * at.t();
+        if (row >= rows) return;
+        if (is_q) {
+            const size_t q_row = (static_cast<size_t>(kv_head) * MAX_ROWS + row) * p.group + head % p.group;
+            char* const q = p.q + (q_row * dim + f) * 2;
+            *reinterpret_cast<uint32_t*>(q) = low;
+            *reinterpret_cast<uint32_t*>(q + half * 2) = high;
+        } else {
+            char* const keys = p.keys + kv_head * p.head_bytes;
+            *reinterpret_cast<uint32_t*>(keys + key_at(dim, base + row, f)) = low;
+            *reinterpret_cast<uint32_t*>(keys + key_at(dim, base + row, f + half)) = high;
+        }
+    }
+};
+
+// Logits, and of each part's row tiles the best, the second, and where the best is (ties: the
+// lowest id). Bytes: 4 a logit, 12 a part and row.
+struct Logits {
+    static constexpr bool KEEPS = false;
+
+    static __device__ Best better(const Best& a, const Best& b) {
+        const bool first = a.value > b.value || (a.value == b.value && a.token < b.token);
+        return first ? Best{a.value, fmaxf(a.second, b.value), a.token}
+                     : Best{b.value, fmaxf(b.second, a.value), b.token};
+    }
+    static __device__ Best from_lane(const Best& a, int lanes) {
+        return {__shfl_xor_sync(~0u, a.value, lanes), __shfl_xor_sync(~0u, a.second, lanes),
+                __shfl_xor_sync(~0u, a.token, lanes)};
+    }
+
+    static __device__ void fragment(const Linear& p, const Place& at, int tile_of_block, int tiles, int rows,
+                                    const float* scales, float* of_tiles, float (&c)[4]) {
+        const int f = at.tile * 16 + at.g();
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int row = at.row(i);
+            Best best[2];
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const int token = f + 8 * h;
+                const float z = c[2 * h + i] * scales[at.column + i];
+                const bool present = token < p.vocabulary;
+                best[h] = {present ? z : -INFINITY, -INFINITY, token};
+                if (present && row < rows && row >= p.first_row)
+                    p.logits[static_cast<size_t>(row - p.first_row) * p.logits_stride + token] = z;
+            }
+            Best all = better(best[0], best[1]);
+            all = better(all, from_lane(all, 4));
+            all = better(all, from_lane(all, 8));
+            all = better(all, from_lane(all, 16));
+            if (at.g() == 0) reinterpret_cast<Best*>(of_tiles)[tile_of_block * COLUMNS + at.column + i] = all;
+        }
+    }
+
+    static __device__ void block(const Linear& p, int first_tile, int tiles, int group, int rows,
+                                 const float* of_tiles) {
+        const Best* const best = reinterpret_cast<const Best*>(of_tiles);
+        const int parts = (p.row_tiles + p.part_tiles - 1) / p.part_tiles;
+        each_part(p, first_tile, tiles, group, rows, [&](int part, int first, int count, int column, int row) {
+            if (row < p.first_row) return;
+            Best all = best[first * COLUMNS + column];
+            for (int k = 1; k < count; k++) all = better(all, best[(first + k) * COLUMNS + column]);
+            p.best[static_cast<size_t>(row - p.first_row) * parts + part] = all;
+        });
+    }
+};
+
+template <int NG, int WK>
+struct Kernel {
+    using L = Loop<NG, WK>;
+
+    const Linear& p;
+    const Work work;
+    char* const shared;
+    const int lane, wm, wk, warps_m;
+    int groups;
+    uint4 w[2 * L::AHEAD];
+    float acc[NG][4];
+
+    __device__ Kernel(const Linear& p, char* shared)
+        : p(p), work{p}, shared(shared), lane(threadIdx.x % 32), wm(threadIdx.x / 32 / WK),
+          wk(threadIdx.x / 32 % WK), warps_m(blockDim.x / 32 / WK) {}
+
+    // Behind what stages and staged sums share: a scale for every row, then numbers of row tiles.
+    __device__ float* scales() const {
+        return reinterpret_cast<float*>(shared + linear_loop_bytes(NG, WK, warps_m));
+    }
+    __device__ float* of_tiles() const { return scales() + NG * GROUP; }
+
+    // ---- products ----
+
+    // Pair `pair` of a row tile: its two tiles.
+    __device__ const uint4* weights(int tile, int pair) const {
+        return p.weights + (static_cast<size_t>(tile) * p.pairs + pair) * 64 + lane;
+    }
+
+    // Requests a segment's first chunk of weights.
+    __device__ void load(const Segment& s, int tile) {
+        if (tile >= p.row_tiles) return;
+        const uint4* from = weights(tile, s.first + wk);
+#pragma unroll
+        for (int j = 0; j < L::AHEAD; j++)
+            if (s.first + wk + j * WK < s.last) {
+                w[2 * j] = load_streaming(from + j * WK * 64);
+                w[2 * j + 1] = load_streaming(from + j * WK * 64 + 32);
+            }
+    }
+
+    // Requests the activations of a step of a segment: some pairs of up to eight groups.
+    __device__ void copy(const Segment& s, int step) {
+        const int first = s.first + step / L::GROUP_BLOCKS * L::PAIRS;
+        const int count = min(L::PAIRS, s.last - first);
+        const int group = step % L::GROUP_BLOCKS * L::STAGE_GROUPS;
+        const uint32_t stage = shared_address(shared) + step % STAGES * L::STAGE_BYTES;
+        if (count > 0)
+            for (int i = threadIdx.x; i < L::STAGE_GROUPS * L::PAIRS * 32; i += blockDim.x) {
+                const int g = i / (L::PAIRS * 32), chunk = i % (L::PAIRS * 32);
+                if (group + g < groups && chunk < count * 32)
+                    copy_async(stage + i * 16,
+                               p.input + activation_at(p.pairs, p.first_group + group + g, first) + chunk);
+            }
+        copy_async_commit();
+    }
+
+    // Products of the chunk in registers, from `pair` on, with one stage's groups; reloads the
+    // registers with the chunk after it. FULL: both chunks are there in full.
+    template <bool FULL, bool RELOAD>
+    __device__ __forceinline__ void chunk(const uint4* next, uint32_t stage, int group, int pair, int last) {
+#pragma unroll
+        for (int j = 0; j < L::AHEAD; j++) {
+            if (FULL || pair + j * WK < last) {
+#pragma unroll
+                for (int g = 0; g < L::STAGE_GROUPS; g++) {
+                    if (NG > 2 && group + g >= groups) continue;
+                    const uint4 b = load_shared(stage + (g * L::PAIRS + j * WK) * PAIR_BYTES);
+                    mma(acc[group + g], w[2 * j], b.x, b.y);
+                    mma(acc[group + g], w[2 * j + 1], b.z, b.w);
+                }
+            }
+            if (RELOAD && (FULL || pair + L::CHUNK + j * WK < last)) {
+                w[2 * j] = load_streaming(next + j * WK * 64);
+                w[2 * j + 1] = load_streaming(next + j * WK * 64 + 32);
+            }
+        }
+    }
+
+    template <bool FULL, bool RELOAD>
+    __device__ __forceinline__ void chunks(const uint4* next, uint32_t stage, int group, int pair, int last) {
+#pragma unroll 1
+        for (int c = 0; c < L::CHUNKS; c++) {
+            chunk<FULL, RELOAD>(next, stage, group, pair, last);
+            next += L::CHUNK * 64;
+            stage += L::CHUNK * PAIR_BYTES;
+            pair += L::CHUNK;
+        }
+    }
+
+    // acc = the segment's part of the product; w holds its first chunk.
+    __device__ void products(const Segment& s, int tile) {
+#pragma unroll
+        for (int g = 0; g < NG; g++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) acc[g][i] = 0.0f;
+        const int steps = (s.last - s.first + L::PAIRS - 1) / L::PAIRS * L::GROUP_BLOCKS;
+        const bool active = tile < p.row_tiles;
+        // the chunk after the one in registers
+        const uint4* next = weights(tile, s.first + wk) + L::CHUNK * 64;
+        int pair = s.first + wk;
+        copy(s, 0);
+        copy(s, 1);
+#pragma unroll 1
+        for (int step = 0; step < steps; step += L::GROUP_BLOCKS) {
+            const bool full = pair - wk + L::PAIRS + L::CHUNK <= s.last;
+#pragma unroll
+            for (int block = 0; block < L::GROUP_BLOCKS; block++) {
+                copy_async_wait<1>();
+                __syncthreads();
+                copy(s, step + block + 2);
+                if (!active) continue;
+                const uint32_t stage = shared_address(shared) + (step + block) % STAGES * L::STAGE_BYTES +
+                                       wk * PAIR_BYTES + lane * 16;
+                const int group = block * L::STAGE_GROUPS;
+                if (block < L::GROUP_BLOCKS - 1) {
+                    // the last block of groups reloads
+                    full ? chunks<true, false>(next, stage, group, pair, s.last)
+                         : chunks<false, false>(next, stage, group, pair, s.last);
+                } else {
+                    full ? chunks<true, true>(next, stage, group, pair, s.last)
+                         : chunks<false, true>(next, stage, group, pair, s.last);
+                }
+            }
+            next += L::PAIRS * 64;
+            pair += L::PAIRS;
+        }
+        copy_async_wait<0>();
+        __syncthreads();
+    }
+
+    // ---- sums: fragments go through shared memory, eight groups at a time ----
+
+    __device__ float4* staged(int k, int g) const {
+        return reinterpret_cast<float4*>(shared) + ((k * warps_m + wm) * L::STAGE_GROUPS + g) * 32 + lane;
+    }
+
+    // Puts the sums of one block of groups where the row tile's other warps find them.
+    __device__ void stage(int block) {
+#pragma unroll
+        for (int b = 0; b < L::GROUP_BLOCKS; b++)
+            if (b == block)
+#pragma unroll
+                for (int g = 0; g < L::STAGE_GROUPS; g++) {
+                    const float(&a)[4] = acc[b * L::STAGE_GROUPS + g];
+                    *staged(wk, g) = make_float4(a[0], a[1], a[2], a[3]);
+                }
+        __syncthreads();
+    }
+
+    // The sum of the warps along k, in order.
+    __device__ float4 sum_of_warps(int g) const {
+        float4 sum = *staged(0, g);
+#pragma unroll
+        for (int k = 1; k < WK; k++) add(sum, *staged(k, g));
+        return sum;
+    }
+
+    // A worker's partial sums of this row tile: of its first segment, or of the one after it.
+    __device__ float4* partial(int worker, const Segment& s, int tile_of_block) const {
+        const int place = work.start(worker) >= s.block * p.pairs ? 0 : 1;
+        return p.partials + (static_cast<size_t>(2 * worker + place) * p.block_tiles + tile_of_block) * NG * 32 + lane;
+    }
+
+    // Says that this block's part of a shared row block is there; whether it was the last.
+    __device__ bool arrive(const Segment& s, int sub, int sharers) {
+        __threadfence();
+        __syncthreads();
+        int& last = *reinterpret_cast<int*>(shared);
+        if (threadIdx.x == 0) {
+            unsigned* const counter = p.counters + s.block * (p.block_tiles / warps_m) + sub;
+            last = atomicAdd(counter, 1u) == static_cast<unsigned>(sharers - 1);
+            if (last) *counter = 0;
+        }
+        __syncthreads();
+        const bool is_last = last;
+        __syncthreads();
+        __threadfence();
+        return is_last;
+    }
+
+    // What follows the product, for the row tiles of workers [from, to].
+    template <typename Epilogue>
+    __device__ void epilogue(const Segment& s, int sub, int from, int to) {
+        const int first_tile = s.block * p.block_tiles + sub * warps_m;
+        const int tile = first_tile + wm, tile_of_block = sub * warps_m + wm;
+        const int rows = p.rows->rows;
+#pragma unroll 1
+        for (int block = 0; block < L::GROUP_BLOCKS; block++) {
+            const int first = block * L::STAGE_GROUPS;
+            const int count = tile < p.row_tiles ? min(L::STAGE_GROUPS, groups - first) : 0;
+            if (first >= groups) break;
+            if (from == to) stage(block);
+#pragma unroll 1
+            for (int g = wk; g < count; g += WK) {
+                float4 sum;
+                if (from == to) {
+                    sum = sum_of_warps(g);
+                } else {
+                    sum = __ldcg(partial(from, s, tile_of_block) + (first + g) * 32);
+                    for (int worker = from + 1; worker <= to; worker++)
+                        add(sum, __ldcg(partial(worker, s, tile_of_block) + (first + g) * 32));
+                }
+                const Place at{tile, p.first_group + first + g, lane, g * GROUP + lane % 4 * 2};
+                float c[4] = {sum.x, sum.y, sum.z, sum.w};
+                Epilogue::fragment(p, at, wm, warps_m, rows, scales() + first * GROUP, of_tiles(), c);
+                if constexpr (Epilogue::KEEPS) *staged(0, g) = make_float4(c[0], c[1], c[2], c[3]);
+            }
+            __syncthreads();
+            if constexpr (Epilogue::KEEPS) {
+#pragma unroll 1
+                for (int g = wk; g < count; g += WK) {
+                    const float4 v = *staged(0, g);
+                    const Place at{tile, p.first_group + first + g, lane, g * GROUP + lane % 4 * 2};
+                    float c[4] = {v.x, v.y, v.z, v.w};
+                    Epilogue::finish(p, at, wm, rows, of_tiles(), c);
+                }
+            } else {
+                Epilogue::block(p, first_tile, warps_m, p.first_group + first, rows, of_tiles());
+            }
+            __syncthreads();
+        }
+    }
+
+    // Sums up with the other blocks of this row block; the last of them does what follows.
+    __device__ void finish(const Segment& s, int sub) {
+        const int from = work.first_sharer(s.block), to = work.last_sharer(s.block);
+        if (from != to) {
+            const bool active = s.block * p.block_tiles + sub * warps_m + wm < p.row_tiles;
+            float4* const mine = partial(blockIdx.x, s, sub * warps_m + wm);
+#pragma unroll 1
+            for (int block = 0; block < L::GROUP_BLOCKS; block++) {
+                const int first = block * L::STAGE_GROUPS;
+                if (first >= groups) break;
+                stage(block);
+                for (int g = wk; g < L::STAGE_GROUPS && first + g < groups && active; g += WK)
+                    mine[(first + g) * 32] = sum_of_warps(g);
+                __syncthreads();
+            }
+            if (!arrive(s, sub, to - from + 1)) return;
+        }
+        switch (p.epilogue) {
+            case Linear::RESIDUAL: epilogue<Residual>(s, sub, from, to); break;
+            case Linear::SWIGLU: epilogue<SwiGlu>(s, sub, from, to); break;
+            case Linear::QKV: epilogue<Qkv>(s, sub, from, to); break;
+            case Linear::LOGITS: epilogue<Logits>(s, sub, from, to); break;
+        }
+    }
+
+    __device__ void run() {
+        int unit = work.start(blockIdx.x);
+        load(work.segment(unit), work.segment(unit).block * p.block_tiles + wm);
+        const int rows = p.rows->rows;
+        groups = min(NG, (rows + GROUP - 1) / GROUP - p.first_group);
+        if (p.input_squares)
+            for (int i = threadIdx.x; i < groups * GROUP; i += blockDim.x) {
+                float sum = 0.0f;
+                const int row = p.first_group * GROUP + i;
+                if (row < rows)
+                    for (int part = 0; part < p.input_parts; part++) sum += p.input_squares[part * MAX_ROWS + row];
+                scales()[i] = __frsqrt_rn(sum * p.inverse_width + p.eps);
+            }
+        const int subs = p.block_tiles / warps_m;
+        const int end = work.start(blockIdx.x + 1);
+        while (unit < end) {
+            const Segment s = work.segment(unit);
+            unit += s.last - s.first;
+            for (int sub = 0; sub < subs; sub++) {
+                const int tile = s.block * p.block_tiles + sub * warps_m + wm;
+                products(s, tile);
+                // where there are registers for it, the next weights are under way while this
+                // product is finished
+                if (NG >= 8) finish(s, sub);
+                if (sub + 1 < subs) {
+                    load(s, tile + warps_m);
+                } else if (unit < end) {
+                    const Segment n = work.segment(unit);
+                    load(n, n.block * p.block_tiles + wm);
+                }
+                if (NG < 8) finish(s, sub);
+            }
+        }
+    }
+};
+
+}  // namespace
+
+#define LINEAR(NG, WK, THREADS, BLOCKS)                                                                \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) linear_##NG##_##WK(const Linear p) { \
+        extern __shared__ uint4 dynamic[];                                                             \
+        Kernel<NG, WK>(p, reinterpret_cast<char*>(dynamic)).run();                                     \
+    }
+
+LINEAR(1, 1, 512, 1)
+LINEAR(2, 1, 512, 1)
+LINEAR(4, 1, 512, 1)
+LINEAR(8, 1, 512, 1)
+LINEAR(32, 1, 256, 1)
+LINEAR(1, 8, 256, 2)
+LINEAR(2, 8, 256, 2)
+LINEAR(4, 8, 256, 2)
+LINEAR(8, 8, 256, 2)
+LINEAR(32, 8, 256, 1)
