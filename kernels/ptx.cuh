@@ -63,6 +63,28 @@ __device__ __forceinline__ void copy_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+// The A operand of mma from rows in shared memory: lane l gives the address of the 16 bytes that
+// start at (l % 16, l / 16 * 8) of a 16x16 tile of 16-bit elements.
+__device__ __forceinline__ uint4 load_matrix(uint32_t address) {
+    uint4 v;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(address));
+    return v;
+}
+
+// A barrier among `threads` threads of the block, whole warps; 0 is that of __syncthreads.
+__device__ __forceinline__ void barrier(int id, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// 1 / x to the last bit or so.
+__device__ __forceinline__ float reciprocal_approx(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // 2^x, and 1 / sqrt(x), to the last few bits.
 __device__ __forceinline__ float exp2_approx(float x) {
     float y;

@@ -32,7 +32,8 @@ pub fn built(name: &str) -> String {
 
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug)]
-pub enum Arg {
+pub enum Arg<'a> {
+    Bytes(&'a [u8]),
     Ptr(u64),
     I32(i32),
     F32(f32),
@@ -102,13 +103,14 @@ impl Device {
         grid: [usize; 3],
         block: usize,
         dynamic_shared: usize,
-        args: &[Arg],
+        args: &[Arg<'_>],
     ) -> Launch {
         let kernel = self.module.kernel(kernel).expect("the kernel");
         assert_eq!(kernel.params.len(), args.len(), "of {}", kernel.name);
         let mut params = vec![0; kernel.param_bytes as usize];
         for (place, arg) in kernel.params.iter().zip(args) {
             let bytes = match *arg {
+                Arg::Bytes(v) => v.to_vec(),
                 Arg::Ptr(v) => v.to_le_bytes().to_vec(),
                 Arg::I32(v) => v.to_le_bytes().to_vec(),
                 Arg::F32(v) => v.to_le_bytes().to_vec(),

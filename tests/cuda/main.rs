@@ -4,10 +4,14 @@
 //! softcuda stops at races, at reads of what was never written and at whatever lies out of bounds.
 //! The bytes that each kernel moves are compared with what its comment states.
 
+mod attention;
 mod common;
 mod driver;
 mod embed;
+mod harness;
 mod head;
 mod kv;
+mod linear;
 mod pack;
 mod process;
+mod ptx;

@@ -6,7 +6,9 @@
 mod driver;
 mod image;
 pub mod layout;
+pub mod linear;
 mod memory;
+pub mod plan;
 mod weights;
 
 pub use driver::{Arg, Function, Gpu, OLDEST_DRIVER, Properties};
