@@ -479,18 +479,19 @@ struct Kernel {
 
     // Says that this block's part of a shared row block is there; whether it was the last.
     __device__ bool arrive(const Segment& s, int sub, int sharers) {
-        __threadfence();
-        __syncthreads();
         int& last = *reinterpret_cast<int*>(shared);
+        __syncthreads();
+        // the barriers hand the fences of this thread on to the block's other threads
         if (threadIdx.x == 0) {
             unsigned* const counter = p.counters + s.block * (p.block_tiles / warps_m) + sub;
+            __threadfence();
             last = atomicAdd(counter, 1u) == static_cast<unsigned>(sharers - 1);
-            if (last) *counter = 0;
+            if (last) atomicExch(counter, 0u);
+            __threadfence();
         }
         __syncthreads();
         const bool is_last = last;
         __syncthreads();
-        __threadfence();
         return is_last;
     }
 

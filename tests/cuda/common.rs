@@ -83,7 +83,7 @@ impl Device {
 
     /// An allocation that nothing was written to.
     pub fn empty(&self, label: &str, bytes: usize) -> u64 {
-        let address = self.memory.alloc(bytes as u64, 256).expect("memory");
+        let address = self.memory.alloc(bytes.max(1) as u64, 256).expect("memory");
         self.memory.label(address, label).expect("a label");
         address
     }

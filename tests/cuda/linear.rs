@@ -232,7 +232,7 @@ fn run(device: &Device, case: &Case, chip: Chip, rows: usize, identity: impl Fn(
         shape.shared_bytes,
         &[Arg::Bytes(bytemuck::bytes_of(&p))],
     );
-    let counts = device.run(&[grid]).remove(0);
+    let counts = device.run(grid);
     assert!(
         device.read::<u32>(p.counters, plan.row_tiles).iter().all(|&n| n == 0),
         "counters are zero again"
