@@ -20,7 +20,6 @@ const ADDERS: [Accumulate; 3] = [
 fn row_warps(head_dim: usize) -> &'static [usize] {
     match head_dim {
         64 | 128 => &[1, 2, 4, 8],
-        0..=112 => &[2, 8],
         _ => &[2],
     }
 }
@@ -418,5 +417,17 @@ fn attention_is_softmax_of_q_k_times_v() {
                 check_definition(layer, &pass, &output, &checked, &what);
             }
         }
+    }
+}
+
+#[test]
+fn repro() {
+    let mut device = Device::tiny();
+    let module = device.load(&ptx::of("attention", "compute_80"));
+    for case in 0..40 {
+        let layer = Layer { head_dim: 64, kv_heads: 2, group: 1 };
+        let way = Way { options: Options { seed: case, ..Options::default() }, ..Way::default() };
+        eprintln!("case {case}");
+        run(&mut device, &module, layer, &Pass::chain(600, 1), &way);
     }
 }
