@@ -98,14 +98,16 @@ struct State {
 
 // 2^(from - to), where from <= to: 1 where they are equal, infinities included.
 __device__ __forceinline__ float decay(float from, float to) {
-    return from == to ? 1.0f : exp2_approx(__fsub_rn(from, to));
+    float power = exp2_approx(__fsub_rn(from, to));  // apart, for a select and no branch
+    return from == to ? 1.0f : power;
 }
 
 // Folds (top, sum) of one more state into those of a running one; the weights of both come back.
 __device__ __forceinline__ void fold(float& top, float& sum, float2 more, float& keep, float& add) {
     float most = fmaxf(top, more.x);
     keep = decay(top, most);
-    add = more.x == -INFINITE ? 0.0f : decay(more.x, most);
+    add = decay(more.x, most);
+    add = more.x == -INFINITE ? 0.0f : add;
     top = most;
     sum = __fmaf_rn(sum, keep, __fmul_rn(more.y, add));
 }
@@ -381,15 +383,16 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
 
         Query<S> query;
         {
-            // chunks of 16 bytes; the padding of a row counts as one
-            constexpr int CHUNKS = HEAD_DIM / 8 + 1;
-            const uint4* from = q + (static_cast<size_t>(head) * MAX_ROWS * group + first_mma_row) * (HEAD_DIM / 8);
+            // chunks of 16 bytes. Where 8 lanes would write to two rows, the padding counts as one:
+            // their places follow each other.
+            constexpr int ROW = HEAD_DIM / 8, STEP = HEAD_DIM % 64 ? ROW + 1 : ROW;
+            const uint4* from = q + (static_cast<size_t>(head) * MAX_ROWS * group + first_mma_row) * ROW;
             uint4* to = reinterpret_cast<uint4*>(base + S::Q_AT);
 #pragma unroll 4
-            for (int i = threadIdx.x; i < ROW_WARPS * 16 * CHUNKS; i += WARPS * 32) {
-                int r = i / CHUNKS, c = i % CHUNKS;
-                if (c < CHUNKS - 1)
-                    to[i] = first_mma_row + r < total ? from[r * (HEAD_DIM / 8) + c] : uint4{0, 0, 0, 0};
+            for (int i = threadIdx.x; i < ROW_WARPS * 16 * STEP; i += WARPS * 32) {
+                int r = i / STEP, c = i % STEP;
+                if (STEP == ROW || c < ROW)
+                    to[r * (ROW + 1) + c] = first_mma_row + r < total ? from[r * ROW + c] : uint4{0, 0, 0, 0};
             }
             __syncthreads();
             query.load(shared_address(base + S::Q_AT) + row_warp * 16 * S::Q_STRIDE);
