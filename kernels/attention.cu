@@ -5,7 +5,7 @@
 //   keys, values    one layer of the cache (layout.cuh), capacity_tiles tiles a kv head
 //   rows, path      the pass (layout.cuh)
 //   partials        record [row group][kv head][split][ROW_WARPS]: head_dim * 64 + 128 bytes
-//   arrived         int [row group][kv head], zero before and after
+//   arrived         unsigned [row group][kv head], zero before and after
 //
 // An mma row is a (row, head of the group) pair, row * group + h. An item is (kv head, row group of
 // ROW_WARPS tiles of 16 mma rows, split of 512 positions). Grid: any number of blocks, which loop
@@ -98,14 +98,16 @@ struct State {
 
 // 2^(from - to), where from <= to: 1 where they are equal, infinities included.
 __device__ __forceinline__ float decay(float from, float to) {
-    return from == to ? 1.0f : exp2_approx(__fsub_rn(from, to));
+    float power = exp2_approx(__fsub_rn(from, to));  // apart, for a select and no branch
+    return from == to ? 1.0f : power;
 }
 
 // Folds (top, sum) of one more state into those of a running one; the weights of both come back.
 __device__ __forceinline__ void fold(float& top, float& sum, float2 more, float& keep, float& add) {
     float most = fmaxf(top, more.x);
     keep = decay(top, most);
-    add = more.x == -INFINITE ? 0.0f : decay(more.x, most);
+    add = decay(more.x, most);
+    add = more.x == -INFINITE ? 0.0f : add;
     top = most;
     sum = __fmaf_rn(sum, keep, __fmul_rn(more.y, add));
 }
@@ -279,7 +281,7 @@ __device__ __forceinline__ void write_row(uint32_t* out, int pairs, int row, int
 
 template <int HEAD_DIM, int ROW_WARPS>
 __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const char* keys, const char* values,
-                                          const Rows* rows, const int* path, char* partials, int* arrived,
+                                          const Rows* rows, const int* path, char* partials, unsigned* arrived,
                                           int kv_heads, int group, int capacity_tiles, int first_group, int groups,
                                           float scale) {
     using S = Shape<HEAD_DIM, ROW_WARPS>;
@@ -381,15 +383,16 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
 
         Query<S> query;
         {
-            // chunks of 16 bytes; the padding of a row counts as one
-            constexpr int CHUNKS = HEAD_DIM / 8 + 1;
-            const uint4* from = q + (static_cast<size_t>(head) * MAX_ROWS * group + first_mma_row) * (HEAD_DIM / 8);
+            // chunks of 16 bytes. Where 8 lanes would write to two rows, the padding counts as one:
+            // their places follow each other.
+            constexpr int ROW = HEAD_DIM / 8, STEP = HEAD_DIM % 64 ? ROW + 1 : ROW;
+            const uint4* from = q + (static_cast<size_t>(head) * MAX_ROWS * group + first_mma_row) * ROW;
             uint4* to = reinterpret_cast<uint4*>(base + S::Q_AT);
 #pragma unroll 4
-            for (int i = threadIdx.x; i < ROW_WARPS * 16 * CHUNKS; i += WARPS * 32) {
-                int r = i / CHUNKS, c = i % CHUNKS;
-                if (c < CHUNKS - 1)
-                    to[i] = first_mma_row + r < total ? from[r * (HEAD_DIM / 8) + c] : uint4{0, 0, 0, 0};
+            for (int i = threadIdx.x; i < ROW_WARPS * 16 * STEP; i += WARPS * 32) {
+                int r = i / STEP, c = i % STEP;
+                if (STEP == ROW || c < ROW)
+                    to[r * (ROW + 1) + c] = first_mma_row + r < total ? from[r * ROW + c] : uint4{0, 0, 0, 0};
             }
             __syncthreads();
             query.load(shared_address(base + S::Q_AT) + row_warp * 16 * S::Q_STRIDE);
@@ -518,13 +521,15 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
                         reinterpret_cast<float2*>(to + N_TILES * 32)[g + 8 * h] = {folded.top[h], folded.sum[h]};
                 }
             }
-            __threadfence();
             __syncthreads();
-            if (threadIdx.x == 0) is_last = atomicAdd(arrived + place, 1) == own_splits - 1;
+            if (threadIdx.x == 0) {
+                __threadfence();
+                // the last one's turns the counter back to zero
+                is_last = atomicInc(arrived + place, own_splits - 1) == own_splits - 1;
+                __threadfence();
+            }
             __syncthreads();
             if (!is_last) continue;
-            __threadfence();
-            if (threadIdx.x == 0) arrived[place] = 0;
             folded.clear();
             // several splits' loads in flight
 #pragma unroll(OWN >= 8 ? 1 : 8 / OWN)
@@ -565,7 +570,7 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
 #define ATTENTION(HEAD_DIM, ROW_WARPS)                                                                              \
     extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)                                                  \
         attention_##HEAD_DIM##_##ROW_WARPS(uint32_t* out, const uint4* q, const char* keys, const char* values,     \
-                                           const Rows* rows, const int* path, char* partials, int* arrived,         \
+                                           const Rows* rows, const int* path, char* partials, unsigned* arrived,         \
                                            int kv_heads, int group, int capacity_tiles, int first_group, int groups, \
                                            float scale) {                                                           \
         attention<HEAD_DIM, ROW_WARPS>(out, q, keys, values, rows, path, partials, arrived, kv_heads, group,        \
@@ -581,14 +586,11 @@ ATTENTION(128, 2)
 ATTENTION(128, 4)
 ATTENTION(128, 8)
 
-// Head dimensions that are seldom met: two instances each, the bits are the same.
-#define ATTENTION_SELDOM(HEAD_DIM) ATTENTION(HEAD_DIM, 2) ATTENTION(HEAD_DIM, 8)
-ATTENTION_SELDOM(16)
-ATTENTION_SELDOM(32)
-ATTENTION_SELDOM(48)
-ATTENTION_SELDOM(80)
-ATTENTION_SELDOM(96)
-ATTENTION_SELDOM(112)
-ATTENTION(160, 2)
+// Head dimensions that are seldom met: one instance, with two row tiles a block.
+ATTENTION(16, 2)
+ATTENTION(32, 2)
+ATTENTION(48, 2)
+ATTENTION(80, 2)
+ATTENTION(96, 2)
+ATTENTION(112, 2)
 ATTENTION(192, 2)
-ATTENTION(256, 2)

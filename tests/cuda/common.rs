@@ -30,6 +30,19 @@ pub fn built(name: &str) -> String {
     })
 }
 
+/// What ptxas said of the kernels of a file, for one architecture.
+pub fn resources(file: &str, arch: u32) -> String {
+    let all = built(&format!("{file}.resources"));
+    let mut ours = false;
+    let of_arch = all.lines().filter(|line| {
+        if line.contains("Compiling entry function") {
+            ours = line.contains(&format!("'sm_{arch}'"));
+        }
+        ours
+    });
+    of_arch.flat_map(|line| [line, "\n"]).collect()
+}
+
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub enum Arg<'a> {
@@ -58,7 +71,8 @@ impl Device {
         let model = Model::named(model).expect("a model");
         let memory = Memory::new(model.memory_bytes);
         let ptx = built(&format!("{file}.compute_{level}.ptx"));
-        let module = match Module::load(&ptx, model, &memory, None) {
+        let resources = resources(file, level);
+        let module = match Module::load(&ptx, model, &memory, Some(&resources)) {
             Ok(module) => module,
             Err(error) => panic!("{file}, compute_{level}: {error} at line {}", error.line),
         };

@@ -61,7 +61,7 @@ impl Device {
         grid: u32,
         block: u32,
         shared_bytes: u32,
-        params: &[Param],
+        params: &[Param<'_>],
     ) -> Counts {
         let found = module.kernels().find(|k| k.name == kernel);
         let kernel = found.unwrap_or_else(|| panic!("no kernel {kernel}"));
@@ -85,17 +85,19 @@ impl Device {
 
 /// A parameter of a kernel.
 #[derive(Debug, Clone, Copy)]
-pub enum Param {
+pub enum Param<'a> {
+    Bytes(&'a [u8]),
     Ptr(u64),
     I32(i32),
     F32(f32),
 }
 
-fn pack(kernel: &softcuda::exec::Kernel, params: &[Param]) -> Vec<u8> {
+fn pack(kernel: &softcuda::exec::Kernel, params: &[Param<'_>]) -> Vec<u8> {
     assert_eq!(kernel.params.len(), params.len(), "{}", kernel.name);
     let mut data = vec![0; kernel.param_bytes as usize];
     for (place, param) in kernel.params.iter().zip(params) {
         let bytes = match param {
+            Param::Bytes(v) => v.to_vec(),
             Param::Ptr(v) => v.to_le_bytes().to_vec(),
             Param::I32(v) => v.to_le_bytes().to_vec(),
             Param::F32(v) => v.to_le_bytes().to_vec(),
