@@ -43,12 +43,9 @@ const KEPT: usize = 200;
 const LEAST_RATIO: f64 = 1.2;
 const MOST_LOSS: f64 = 0.02;
 
-/// The least restrictive threshold of a judge's validation curve that is expected to
-/// rescue at most `budget` unacceptable tokens per answer; the most restrictive there is
-/// where none keeps to it. `None` without a curve.
+/// [`At::Budget`] on a judge's validation curve; `None` without one.
 pub fn within_budget(judge: &Judge, budget: f32) -> Option<f32> {
-    let fits = judge.curve.iter().find(|p| p.harmful_per_answer <= budget);
-    Some(fits.or(judge.curve.last())?.theta)
+    judge.theta(At::Budget(budget)).ok()
 }
 
 /// Rows that belong together: one, or one for each seed's judge.
