@@ -26,6 +26,13 @@ fn point(theta: f32) -> OperatingPoint {
     }
 }
 
+fn harmful(theta: f32, harmful_per_answer: f32) -> OperatingPoint {
+    OperatingPoint {
+        harmful_per_answer,
+        ..point(theta)
+    }
+}
+
 fn linear() -> Judge {
     Judge {
         head: Head::Linear {
@@ -44,7 +51,7 @@ fn linear() -> Judge {
             r90: point(0.8),
             mid: point(2.0 / 3.0),
         }),
-        curve: vec![point(0.1), point(0.5), point(0.8)],
+        curve: vec![harmful(0.1, 2.0), point(0.5), harmful(0.8, 0.125)],
     }
 }
 
@@ -196,21 +203,37 @@ fn thresholds_are_chosen_by_name_or_number() {
         ("f1", 0.5),
         ("r90", 0.8),
         ("mid", 2.0 / 3.0),
+        ("budget=1e9", 0.1),
+        ("budget=0.25", 0.5),
+        ("budget=0.2", 0.8),
+        ("budget=0", 0.8),
         ("0.75", 0.75),
         ("0", 0.0),
         ("1", 1.0),
     ] {
         assert_eq!(judge.theta(at.parse().unwrap()).unwrap(), theta, "{at}");
     }
-    for at in ["", "F1", "1.5", "-0.1", "NaN", "r95"] {
+    for at in [
+        "",
+        "F1",
+        "1.5",
+        "-0.1",
+        "NaN",
+        "r95",
+        "budget=",
+        "budget=-1",
+        "budget=inf",
+    ] {
         let message = at.parse::<At>().unwrap_err().to_string();
         assert!(
-            message.contains(&format!("'{at}': expected f1, r90, mid or a number")),
+            message.contains(&format!("'{at}': expected f1, r90, mid, budget=B")),
             "{message}"
         );
     }
     let message = two_layer().theta(At::R90).unwrap_err().to_string();
     assert!(message.contains("no operating point 'r90'"), "{message}");
+    let message = two_layer().theta(At::Budget(0.1)).unwrap_err().to_string();
+    assert!(message.contains("no operating point 'budget'"), "{message}");
 }
 
 #[test]

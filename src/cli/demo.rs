@@ -24,8 +24,9 @@ pub struct Args {
     /// How many problems to answer
     #[arg(long, default_value_t = 100, value_name = "N")]
     problems: usize,
-    /// The judge's threshold: an operating point f1, r90 or mid, or a number
-    #[arg(long, default_value = "r90", value_name = "POINT|THETA")]
+    /// The judge's threshold: an operating point f1, r90 or mid, budget=B for at most B expected
+    /// harmful rescues per answer, or a number
+    #[arg(long, default_value = "budget=0.01", value_name = "POINT|THETA")]
     at: At,
     /// Draft length of the chains
     #[arg(long, default_value_t = 8, value_name = "N")]

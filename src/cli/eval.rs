@@ -57,7 +57,8 @@ pub struct Args {
     /// A trained judge, and the name to call it by; may be given several times
     #[arg(long, value_name = "NAME=FILE")]
     judge: Vec<String>,
-    /// Where on their curves judges work, comma-separated: f1, r90, mid or thresholds
+    /// Where on their curves judges work, comma-separated: f1, r90, mid, budget=B
+    /// (at most B expected harmful rescues per answer) or thresholds
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "f1")]
     theta: Vec<At>,
     /// Lengths of drafted chains, comma-separated

@@ -80,7 +80,8 @@ pub struct PolicyArgs {
     /// A trained judge: its file
     #[arg(long, value_name = "FILE")]
     pub judge: Option<PathBuf>,
-    /// The judge's threshold: an operating point f1, r90 or mid, or a number
+    /// The judge's threshold: an operating point f1, r90 or mid, budget=B for at most B expected
+    /// harmful rescues per answer, or a number
     #[arg(long, default_value = "f1", value_name = "POINT|THETA")]
     pub at: At,
     /// Use a judge that was trained for another target (transfer experiments)

@@ -273,6 +273,7 @@ impl Menu {
                     At::F1 => format!("f1={theta:.4}"),
                     At::R90 => format!("r90={theta:.4}"),
                     At::Mid => format!("mid={theta:.4}"),
+                    At::Budget(budget) => format!("budget={budget}: {theta:.4}"),
                     At::Theta(theta) => theta.to_string(),
                 };
                 let rule = Rule::Judge { theta: *theta };

@@ -154,7 +154,7 @@ fn auroc(trained: &[Trained], other: Option<&[Trained]>) -> Interval {
 }
 
 fn compare(lab: &Lab<'_>, comparison: &Comparison) -> Result<Part, ExperimentError> {
-    lab.mine_all(&[Method::SelfJudge])?;
+    lab.mine_all(Method::SelfJudge)?;
     let mut trained: Vec<Vec<Trained>> = comparison.variants.iter().map(|_| Vec::new()).collect();
     for &seed in &lab.settings.seeds {
         let samples = lab.mined(seed, Method::SelfJudge)?;

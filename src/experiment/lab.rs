@@ -215,17 +215,16 @@ impl<'a> Lab<'a> {
         Ok(samples::read(&[dir])?)
     }
 
-    /// Mines what is missing, several folders at a time.
-    pub fn mine_all(&self, methods: &[Method]) -> Result<(), ExperimentError> {
-        let mut jobs = Vec::new();
-        for &method in methods {
-            for &seed in &self.settings.seeds {
-                jobs.push((seed, method));
-            }
-        }
-        parallel(self.settings.workers, jobs.len(), &|i| {
-            let (seed, method) = jobs[i];
-            self.mine(seed, method, &self.path(seed, &method.to_string()))
+    /// Mines what is missing of all seeds, several at a time.
+    pub fn mine_all(&self, method: Method) -> Result<(), ExperimentError> {
+        self.mine_seeds(method, &self.settings.seeds)
+    }
+
+    /// Mines what is missing of these seeds, several at a time.
+    pub fn mine_seeds(&self, method: Method, seeds: &[u64]) -> Result<(), ExperimentError> {
+        parallel(self.settings.workers, seeds.len(), &|i| {
+            let dir = self.path(seeds[i], &method.to_string());
+            self.mine(seeds[i], method, &dir)
         })?;
         Ok(())
     }

@@ -165,7 +165,10 @@ pub fn run(
 ) -> Result<String, ExperimentError> {
     let lab = Lab::open(settings, tell)?;
     let part = match experiment {
-        Experiment::Main => price::run(&lab)?,
+        Experiment::Main => price::run(&lab, &|part| {
+            report::write(experiment, settings, part)?;
+            Ok(())
+        })?,
         Experiment::Suffix => judges::suffix(&lab)?,
         Experiment::Data => judges::data(&lab)?,
         Experiment::TwoLayer => judges::two_layer(&lab)?,

@@ -25,37 +25,27 @@ pub const BUDGET: f32 = 0.01;
 /// Lengths of drafted chains.
 const GAMMAS: [usize; 2] = [8, 20];
 const TREE: &str = "4x2x2x1";
-/// Rules without training, at every gamma.
-const RULES: [&str; 16] = [
-    "block",
-    "kl=0.05",
-    "kl=0.2",
-    "kl=0.5",
-    "kl=1",
-    "margin=0.7",
-    "margin=0.8",
-    "margin=0.9",
-    "margin=0.97",
-    "typical",
-    "threshold=0.1",
-    "threshold=0.3",
-    "threshold=0.5",
-    "topk=2",
-    "topk=3",
-    "chain",
+/// Where the first seed's judges are used beside their chosen points, at the first gamma.
+const POINTS: [(&str, At); 4] = [
+    ("f1", At::F1),
+    ("mid", At::Mid),
+    ("r90", At::R90),
+    ("0.98", At::Theta(0.98)),
 ];
+/// Rules without training, at every gamma. Block verification is the chain rule at
+/// temperature 0.
+const RULES: [&str; 5] = ["kl=0.2", "margin=0.9", "typical", "threshold=0.3", "topk=2"];
+/// Other strengths of theirs.
+const STRENGTHS: [&str; 4] = ["kl=0.05", "kl=1", "margin=0.97", "threshold=0.1"];
 /// Problems that `make test` answers again.
 const KEPT: usize = 200;
 /// What the chosen point must reach: m over chain's, and accuracy less plain decoding's.
 const LEAST_RATIO: f64 = 1.2;
 const MOST_LOSS: f64 = 0.02;
 
-/// The least restrictive threshold of a judge's validation curve that is expected to
-/// rescue at most `budget` unacceptable tokens per answer; the most restrictive there is
-/// where none keeps to it. `None` without a curve.
+/// [`At::Budget`] on a judge's validation curve; `None` without one.
 pub fn within_budget(judge: &Judge, budget: f32) -> Option<f32> {
-    let fits = judge.curve.iter().find(|p| p.harmful_per_answer <= budget);
-    Some(fits.or(judge.curve.last())?.theta)
+    judge.theta(At::Budget(budget)).ok()
 }
 
 /// Rows that belong together: one, or one for each seed's judge.
@@ -169,12 +159,69 @@ pub fn judged(
     Ok(row)
 }
 
-/// The rows; the first `essential` entries alone where the whole is not asked for.
-fn rows(
-    lab: &Lab<'_>,
-    judges: &[(Method, Vec<Arc<Judge>>)],
-    whole: bool,
-) -> Result<Rows, ExperimentError> {
+/// Judges of the first seeds, made by one method.
+type Judges = (Method, Vec<Arc<Judge>>);
+
+/// How much of the table is decoded; each stage has the rows of the one before.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// What the verdict is about: plain, chain, all SelfJudges at their chosen points.
+    Verdict,
+    /// The rules without training.
+    Untrained,
+    /// The first seed's AutoJudge at its chosen point.
+    AutoJudge,
+    /// The first seed's judges at other points, other strengths of the rules without
+    /// training, a tree.
+    Points,
+    /// The other seeds' AutoJudges at their chosen points.
+    Whole,
+}
+
+impl Stage {
+    const ALL: [Stage; 5] = [
+        Stage::Verdict,
+        Stage::Untrained,
+        Stage::AutoJudge,
+        Stage::Points,
+        Stage::Whole,
+    ];
+
+    /// What the table lacks, in words; empty where it is whole.
+    fn missing(self) -> &'static str {
+        match self {
+            Stage::Verdict => "the rules without training, AutoJudge, all rules at other points",
+            Stage::Untrained => "AutoJudge, all rules at other points",
+            Stage::AutoJudge => "all rules at other points, AutoJudge of all seeds but the first",
+            Stage::Points => "AutoJudge of all seeds but the first",
+            Stage::Whole => "",
+        }
+    }
+
+    /// The judges that stand in the table, mined and trained where they are not there.
+    fn judges(self, lab: &Lab<'_>) -> Result<Vec<Judges>, ExperimentError> {
+        let seeds = &lab.settings.seeds;
+        let mut methods = vec![(Method::SelfJudge, &seeds[..])];
+        match self {
+            Stage::Verdict | Stage::Untrained => (),
+            Stage::AutoJudge | Stage::Points => {
+                methods.push((Method::AutoJudge, &seeds[..seeds.len().min(1)]))
+            }
+            Stage::Whole => methods.push((Method::AutoJudge, &seeds[..])),
+        }
+        let mut all = Vec::new();
+        for (method, seeds) in methods {
+            lab.mine_seeds(method, seeds)?;
+            let judges = seeds.iter().map(|&seed| lab.judge(seed, method));
+            let judges: Result<Vec<_>, _> = judges.map(|j| j.map(Arc::new)).collect();
+            all.push((method, judges?));
+        }
+        Ok(all)
+    }
+}
+
+/// The rows of a stage.
+fn rows(lab: &Lab<'_>, judges: &[Judges], stage: Stage) -> Result<Rows, ExperimentError> {
     let mut all = Rows {
         rows: Vec::new(),
         thetas: Vec::new(),
@@ -184,28 +231,20 @@ fn rows(
     all.add("plain", "", None, vec![(plain, f32::NAN)]);
     for gamma in GAMMAS {
         let menu = menu(lab, vec![gamma], Vec::new());
-        let mut untrained = |rule: &str| -> Result<(), ExperimentError> {
+        let mut untrained = vec!["chain"];
+        if stage >= Stage::Untrained {
+            untrained.extend(RULES);
+        }
+        if stage >= Stage::Points {
+            untrained.extend(STRENGTHS);
+        }
+        for rule in untrained {
             let row = menu.rows(&[rule])?.remove(0);
             let (name, point) = rule.split_once('=').unwrap_or((rule, ""));
             all.add(name, point, Some(gamma), vec![(row, f32::NAN)]);
-            Ok(())
-        };
-        untrained("chain")?;
-        if whole {
-            for rule in RULES.iter().filter(|r| **r != "chain") {
-                untrained(rule)?;
-            }
         }
         for (method, judges) in judges {
-            let fixed = [0.5, 0.9, 0.98].map(|theta| (theta.to_string(), At::Theta(theta)));
-            let mut points = vec![("chosen".to_owned(), None)];
-            if whole {
-                for (name, at) in [("f1", At::F1), ("mid", At::Mid), ("r90", At::R90)] {
-                    points.push((name.to_owned(), Some(at)));
-                }
-                points.extend(fixed.map(|(name, at)| (name, Some(at))));
-            }
-            for (point, at) in points {
+            let mut add = |point: &str, judges: &[Arc<Judge>], at: Option<At>| {
                 let mut made = Vec::new();
                 for (seed, judge) in lab.settings.seeds.iter().zip(judges) {
                     let theta = match at {
@@ -215,11 +254,18 @@ fn rows(
                     let name = format!("{method}-{seed}-{point}");
                     made.push((judged(lab, &name, judge, theta, gamma)?, theta));
                 }
-                all.add(&method.to_string(), &point, Some(gamma), made);
+                all.add(&method.to_string(), point, Some(gamma), made);
+                Ok::<_, ExperimentError>(())
+            };
+            add("chosen", judges, None)?;
+            if stage >= Stage::Points && gamma == GAMMAS[0] {
+                for (point, at) in POINTS {
+                    add(point, &judges[..judges.len().min(1)], Some(at))?;
+                }
             }
         }
     }
-    if whole {
+    if stage >= Stage::Points {
         let tree = menu(lab, vec![1], Vec::new()).rows(&["tree"])?.remove(0);
         all.add("tree", TREE, None, vec![(tree, f32::NAN)]);
     }
@@ -234,29 +280,27 @@ fn no_curve(seed: u64) -> ExperimentError {
     }
 }
 
-pub fn run(lab: &Lab<'_>) -> Result<Part, ExperimentError> {
+/// Decodes the table in stages; `early` gets what there is after each but the last.
+pub fn run(
+    lab: &Lab<'_>,
+    early: &dyn Fn(Part) -> Result<(), ExperimentError>,
+) -> Result<Part, ExperimentError> {
     // what needs one seed alone comes first
     keep(lab)?;
-    let methods = [Method::SelfJudge, Method::AutoJudge];
-    lab.mine_all(&methods)?;
-    let mut judges = Vec::new();
-    for method in methods {
-        let seeds = lab.settings.seeds.iter();
-        let of_method: Result<Vec<_>, _> = seeds
-            .map(|&s| Ok::<_, ExperimentError>(Arc::new(lab.judge(s, method)?)))
-            .collect();
-        judges.push((method, of_method?));
-    }
-    let test = lab.test()?;
     let out = decoded(lab.settings);
-    // what the verdict is about comes first
-    (lab.tell)("decoding: the chosen points");
-    let first = rows(lab, &judges, false)?;
-    decode(lab, &test, &first.rows, &out)?;
-    (lab.tell)("decoding: all rows");
-    let all = rows(lab, &judges, true)?;
-    let columns = decode(lab, &test, &all.rows, &out)?;
-    Ok(part(lab.settings, &all, &columns))
+    let mut last = None;
+    for stage in Stage::ALL {
+        if let Some(part) = last.take() {
+            early(part)?;
+        }
+        let judges = stage.judges(lab)?;
+        let test = lab.test()?;
+        let all = rows(lab, &judges, stage)?;
+        (lab.tell)(&format!("decoding: {} rows", all.rows.len()));
+        let columns = decode(lab, &test, &all.rows, &out)?;
+        last = Some(part(lab.settings, &all, &columns, stage));
+    }
+    last.ok_or_else(|| no_curve(0))
 }
 
 /// Keeps the first problems, and what chain and the first seed's SelfJudge at its chosen
@@ -307,7 +351,7 @@ pub fn decoded(settings: &Settings) -> PathBuf {
     settings.dir.join(format!("decoded-{}", settings.problems))
 }
 
-fn part(settings: &Settings, all: &Rows, columns: &[Vec<Tally>]) -> Part {
+fn part(settings: &Settings, all: &Rows, columns: &[Vec<Tally>], stage: Stage) -> Part {
     let chain = |gamma: Option<usize>| {
         // a tree is as deep as four tokens; its chain is that of the first gamma
         let gamma = gamma.or(Some(GAMMAS[0]));
@@ -351,13 +395,14 @@ fn part(settings: &Settings, all: &Rows, columns: &[Vec<Tally>]) -> Part {
         });
     }
     let verdicts = verdicts(&lines);
-    let text = text(settings, &lines, &verdicts);
+    let text = text(settings, &lines, &verdicts, stage);
     Part {
         figures: serde_json::json!({
             "problems": settings.problems,
             "budget": BUDGET,
             "lines": lines,
             "verdicts": verdicts,
+            "missing": stage.missing(),
         }),
         plots: GAMMAS.map(|gamma| plot(gamma, &lines)).into(),
         title: "What the rules buy, and their price",
@@ -387,19 +432,27 @@ fn verdicts(lines: &[Line]) -> Vec<String> {
         .collect()
 }
 
-fn text(settings: &Settings, lines: &[Line], verdicts: &[String]) -> String {
+fn text(settings: &Settings, lines: &[Line], verdicts: &[String], stage: Stage) -> String {
     let mut text = format!(
-        "{} test problems; seeds' judges (SelfJudge with N = 20, AutoJudge) are pooled problem by problem, resampled by problem. \
+        "{} test problems; seeds' judges (SelfJudge with N = 20, AutoJudge) are pooled problem by problem, resampled by problem; \
+         other points are those of the first seed's judge. \
          *chosen* is the least restrictive threshold of a judge's own validation curve with at most {BUDGET} expected harmful rescues per answer; \
          no test problem had a part in it. m is compared with the chain's at the same gamma (the tree's with gamma {}), accuracy with plain decoding's.\n\n",
         settings.problems, GAMMAS[0]
     );
+    if stage != Stage::Whole {
+        text += &format!(
+            "Not decoded yet: {}. The same command goes on.\n\n",
+            stage.missing()
+        );
+    }
     for verdict in verdicts {
         text += &format!("SelfJudge at its chosen point, {verdict}.\n\n");
     }
     let head = [
         "decoding",
         "gamma",
+        "judges",
         "thetas",
         "right, %",
         "less plain's, points",
@@ -411,10 +464,15 @@ fn text(settings: &Settings, lines: &[Line], verdicts: &[String]) -> String {
     let rows = lines.iter().map(|l| {
         let thetas: Vec<String> = l.thetas.iter().map(|t| format!("{t:.3}")).collect();
         let mut distinct = thetas;
+        let judges = distinct.len();
         distinct.dedup();
         vec![
             format!("{} {}", l.method, l.point).trim().to_owned(),
             l.gamma.map_or(String::new(), |g| g.to_string()),
+            match judges {
+                0 => String::new(),
+                judges => judges.to_string(),
+            },
             list(&distinct),
             format!("{:.2}", 100.0 * l.accuracy.value),
             points(l.accuracy_difference, 2),
@@ -438,7 +496,7 @@ fn text(settings: &Settings, lines: &[Line], verdicts: &[String]) -> String {
 fn of_seeds(settings: &Settings, lines: &[Line]) -> String {
     let mut rows = Vec::new();
     for line in lines.iter().filter(|l| l.point == "chosen") {
-        for (i, seed) in settings.seeds.iter().enumerate() {
+        for (i, seed) in settings.seeds.iter().take(line.thetas.len()).enumerate() {
             let number = |values: &[f64], scale: f64, digits: usize| {
                 values
                     .get(i)

@@ -24,10 +24,12 @@ const HEAD: &str = "# Judges on the demo pair\n\n\
     here; it goes on where it was interrupted, and takes hours on two cores. Intervals in \
     brackets are 95 % percentile bootstraps. m: draft tokens kept per target pass.\n";
 
-const TRANSFER: &str = "## A judge of one target on another\n\n\
+const TAIL: &str = "## A judge of one target on another\n\n\
     Not measured here: the demo has one target, and a second one of its width would have to \
     be trained. A copy of it with noise on its weights or with layers left out is no other \
-    model. With two targets, `gavel eval --allow-foreign-target` measures it.\n";
+    model. With two targets, `gavel eval --allow-foreign-target` measures it.\n\n\
+    ## Another target, other drafters\n\n\
+    [SmolLM2](smollm2.md) with n-gram lookup and with its own first layers, on GSM8K.\n";
 
 /// Writes figures, picture and section; returns the section.
 pub fn write(
@@ -86,7 +88,7 @@ fn assemble(before: &str, experiment: Experiment, section: &str) -> String {
             text += &format!("\n{begin}{body}{end}");
         }
     }
-    text + "\n" + TRANSFER
+    text + "\n" + TAIL
 }
 
 /// A table in Markdown: the first column left, the others right.

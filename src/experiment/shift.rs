@@ -52,7 +52,7 @@ struct Line {
 }
 
 pub fn run(lab: &Lab<'_>) -> Result<Part, ExperimentError> {
-    lab.mine_all(&[Method::SelfJudge])?;
+    lab.mine_all(Method::SelfJudge)?;
     let mut found: HashMap<Place, Found> = HashMap::new();
     for &seed in &lab.settings.seeds {
         let (run, shard) = lab.mined(seed, Method::SelfJudge)?;

@@ -124,7 +124,7 @@ pub struct OperatingPoint {
 /// One threshold of the validation curve.
 pub type CurvePoint = OperatingPoint;
 
-/// Where on its curve a judge is to work: `f1`, `r90`, `mid` or a threshold.
+/// Where on its curve a judge is to work: `f1`, `r90`, `mid`, `budget=B` or a threshold.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum At {
     /// [`OperatingPoints::f1`].
@@ -133,6 +133,10 @@ pub enum At {
     R90,
     /// [`OperatingPoints::mid`].
     Mid,
+    /// The least restrictive threshold of [`Judge::curve`] that is expected to rescue at most
+    /// so many unacceptable tokens per answer; the most restrictive there is where none keeps
+    /// to it.
+    Budget(f32),
     /// This threshold.
     Theta(f32),
 }
@@ -145,12 +149,20 @@ impl FromStr for At {
             "f1" => Ok(At::F1),
             "r90" => Ok(At::R90),
             "mid" => Ok(At::Mid),
-            number => match number.parse() {
-                Ok(theta) if (0.0..=1.0).contains(&theta) => Ok(At::Theta(theta)),
-                _ => Err(JudgeError::At {
-                    found: number.chars().take(80).collect(),
-                }),
-            },
+            other => {
+                let at = match other.strip_prefix("budget=") {
+                    Some(budget) => budget.parse().ok().map(At::Budget),
+                    None => other.parse().ok().map(At::Theta),
+                };
+                let fits = |at: &At| match at {
+                    At::Budget(budget) => budget.is_finite() && *budget >= 0.0,
+                    At::Theta(theta) => (0.0..=1.0).contains(theta),
+                    _ => true,
+                };
+                at.filter(fits).ok_or_else(|| JudgeError::At {
+                    found: other.chars().take(80).collect(),
+                })
+            }
         }
     }
 }
@@ -208,7 +220,9 @@ pub enum JudgeError {
         at: &'static str,
     },
     /// Neither an operating point nor a threshold.
-    #[error("judge threshold '{found}': expected f1, r90, mid or a number from 0 to 1")]
+    #[error(
+        "judge threshold '{found}': expected f1, r90, mid, budget=B with B at least 0, or a number from 0 to 1"
+    )]
     At {
         /// What was given.
         found: String,
@@ -219,7 +233,8 @@ impl Judge {
     /// The probability that the token with these features is acceptable: sigma of the
     /// logit, or 1 - sigma where the judge recognises important tokens.
     ///
-    /// `features` has [`Features::len`] values. Sums are taken in float64, first to last.
+    /// `features` has [`Features::len`] values. Sums are taken in float64, in a fixed order that
+    /// does not depend on the processor.
     pub fn score(&self, features: &[f32]) -> f32 {
         let logit = self.head.logit(features);
         let acceptable = match self.meaning {
@@ -233,6 +248,13 @@ impl Judge {
     pub fn theta(&self, at: At) -> Result<f32, JudgeError> {
         let (name, point) = match (at, &self.operating_points) {
             (At::Theta(theta), _) => return Ok(theta),
+            (At::Budget(budget), _) => {
+                let fits = |p: &&CurvePoint| p.harmful_per_answer <= budget;
+                (
+                    "budget",
+                    self.curve.iter().find(fits).or(self.curve.last()).copied(),
+                )
+            }
             (At::F1, points) => ("f1", points.map(|p| p.f1)),
             (At::R90, points) => ("r90", points.map(|p| p.r90)),
             (At::Mid, points) => ("mid", points.map(|p| p.mid)),
@@ -313,15 +335,70 @@ impl Head {
     }
 }
 
+/// Partial sums of [`dot`].
+const LANES: usize = 16;
+
+/// The dot product in float64: [`LANES`] sums, of the products whose places are equal modulo
+/// [`LANES`]; then these sums, first to last; then what is left at the end. A product of two
+/// float32 is exact in float64, so fused or not, on any processor, the result is the same.
 fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter()
-        .zip(b)
-        .map(|(&a, &b)| f64::from(a) * f64::from(b))
-        .sum()
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma")]
+        fn with_fma(a: &[f32], b: &[f32]) -> f64 {
+            sum_of_products(a, b, f64::mul_add)
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: both features were just detected.
+            return unsafe { with_fma(a, b) };
+        }
+    }
+    sum_of_products(a, b, |a, b, sum| a * b + sum)
+}
+
+#[inline(always)]
+fn sum_of_products(a: &[f32], b: &[f32], fused: impl Fn(f64, f64, f64) -> f64) -> f64 {
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            sums[i] = fused(f64::from(a[i]), f64::from(b[i]), sums[i]);
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest);
+    rest.fold(sums.iter().sum(), |sum, (&a, &b)| {
+        fused(f64::from(a), f64::from(b), sum)
+    })
 }
 
 /// x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), PyTorch's `gelu` with `approximate="tanh"`.
 pub fn gelu(x: f64) -> f64 {
     let inner = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
     0.5 * x * (1.0 + (inner * (x + 0.044715 * x * x * x)).tanh())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LANES, dot, sum_of_products};
+
+    #[test]
+    fn dot_products_have_the_same_bits_fused_or_not() {
+        let value = |i: usize| ((i * 7919 % 1009) as f32 - 504.0) / 37.0;
+        for len in [0, 1, LANES - 1, LANES, 5 * LANES + 3, 576] {
+            let a: Vec<f32> = (0..len).map(value).collect();
+            let b: Vec<f32> = (0..len).map(|i| value(i + 31)).collect();
+            let plain: f64 = a
+                .iter()
+                .zip(&b)
+                .map(|(&a, &b)| f64::from(a) * f64::from(b))
+                .sum();
+            let portable = sum_of_products(&a, &b, |a, b, sum| a * b + sum);
+            assert_eq!(dot(&a, &b).to_bits(), portable.to_bits(), "{len}");
+            assert!(
+                (portable - plain).abs() <= 1e-11 * (1.0 + plain.abs()),
+                "{len}"
+            );
+        }
+    }
 }
