@@ -369,7 +369,7 @@ fn pack_rows(team: &Team, x: &[f32], rows: usize, order: Order, packed: &mut Lin
     let k = x.len() / rows;
     packed.resize(rows * padded(k));
     let (isa, out) = (team.isa(), Shared::new(packed));
-    team.each(groups(rows), 2, |some| {
+    team.each(groups(rows), 4, |some| {
         for g in some {
             let Range {
                 start: first,
