@@ -281,12 +281,17 @@ pub(super) struct Law<'a> {
 
 impl<'a> Law<'a> {
     pub fn of(logits: &'a [f32]) -> Law<'a> {
-        let (mut best, mut most) = (0, f32::NEG_INFINITY);
-        for (id, &logit) in logits.iter().enumerate() {
-            if logit > most {
-                (best, most) = (id, logit);
+        // in lanes, so that the compiler can take several at a time
+        let (chunks, rest) = logits.as_chunks::<16>();
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        for chunk in chunks {
+            for (most, &logit) in lanes.iter_mut().zip(chunk) {
+                *most = if logit > *most { logit } else { *most };
             }
         }
+        let all = lanes.iter().chain(rest).copied();
+        let most = all.fold(f32::NEG_INFINITY, f32::max);
+        let best = logits.iter().position(|&z| z == most).unwrap_or(0);
         // f32 within runs of 256: the error stays below 1e-6 of the sum, at half the time
         let sum: f64 = logits
             .chunks(256)

@@ -228,16 +228,15 @@ unsafe fn split_body<S: Simd>(
     unsafe {
         for some in pairs.chunks_mut(6) {
             match some.len() {
-                1 => contiguous_scores::<S, 1>(some, cache, kv_head, from),
-                2 => contiguous_scores::<S, 2>(some, cache, kv_head, from),
-                3 => contiguous_scores::<S, 3>(some, cache, kv_head, from),
-                4 => contiguous_scores::<S, 4>(some, cache, kv_head, from),
-                5 => contiguous_scores::<S, 5>(some, cache, kv_head, from),
-                _ => contiguous_scores::<S, 6>(some, cache, kv_head, from),
+                1 => scores::<S, 1>(some, cache, kv_head, from),
+                2 => scores::<S, 2>(some, cache, kv_head, from),
+                3 => scores::<S, 3>(some, cache, kv_head, from),
+                4 => scores::<S, 4>(some, cache, kv_head, from),
+                5 => scores::<S, 5>(some, cache, kv_head, from),
+                _ => scores::<S, 6>(some, cache, kv_head, from),
             }
         }
         for pair in pairs.iter_mut() {
-            path_scores::<S>(pair, cache, kv_head);
             softmax::<S>(pair);
         }
         for some in pairs.chunks_mut(3) {
@@ -250,9 +249,29 @@ unsafe fn split_body<S: Simd>(
     }
 }
 
-/// Scores of P pairs against the tiles of the split; what a pair does not see is overwritten.
+/// Scores of P pairs against every position of the split that they see.
+#[inline(always)]
+unsafe fn scores<S: Simd, const P: usize>(
+    pairs: &mut [Pair<'_>],
+    cache: LayerCache<'_>,
+    kv_head: usize,
+    from: usize,
+) {
+    let mut q = [std::ptr::null(); P];
+    for p in 0..P {
+        q[p] = pairs[p].q;
+    }
+    // SAFETY: the tiles hold visible slots of at least one pair.
+    unsafe {
+        contiguous_scores::<S, P>(q, pairs, cache, kv_head, from);
+        path_scores::<S, P>(q, pairs, cache, kv_head);
+    }
+}
+
+/// Scores against the tiles of the split; what a pair does not see is overwritten.
 #[inline(always)]
 unsafe fn contiguous_scores<S: Simd, const P: usize>(
+    q: [*const f32; P],
     pairs: &mut [Pair<'_>],
     cache: LayerCache<'_>,
     kv_head: usize,
@@ -263,10 +282,6 @@ unsafe fn contiguous_scores<S: Simd, const P: usize>(
         // SAFETY: the tile holds visible slots of at least one pair.
         unsafe {
             let keys = cache.tile(kv_head, from / TILE + tile);
-            let mut q = [std::ptr::null(); P];
-            for p in 0..P {
-                q[p] = pairs[p].q;
-            }
             let sums = tile_scores::<S, P>(q, keys, cache.head_dim);
             for p in 0..P {
                 let scores = pairs[p].scores.as_mut_ptr().add(tile * TILE);
@@ -301,23 +316,37 @@ unsafe fn tile_scores<S: Simd, const P: usize>(
     }
 }
 
-/// Scores of the positions that stand on the pair's path, a tile at a time.
+/// Scores of the positions that stand on the pairs' paths. The heads of a row share its
+/// path and the rows of a branch most of theirs, so a tile is read once for all pairs.
 #[inline(always)]
-unsafe fn path_scores<S: Simd>(pair: &mut Pair<'_>, cache: LayerCache<'_>, kv_head: usize) {
-    let mut tile = usize::MAX;
-    let mut lanes = [0f32; TILE];
-    for (i, &slot) in pair.path.iter().enumerate() {
-        if slot / TILE != tile {
-            tile = slot / TILE;
-            // SAFETY: a path names slots of the cache.
+unsafe fn path_scores<S: Simd, const P: usize>(
+    q: [*const f32; P],
+    pairs: &mut [Pair<'_>],
+    cache: LayerCache<'_>,
+    kv_head: usize,
+) {
+    let mut done = [0; P];
+    loop {
+        // paths ascend
+        let next = (0..P).filter_map(|p| pairs[p].path.get(done[p]));
+        let Some(tile) = next.map(|slot| slot / TILE).min() else {
+            break;
+        };
+        // SAFETY: a path names slots of the cache.
+        let sums = unsafe { tile_scores::<S, P>(q, cache.tile(kv_head, tile), cache.head_dim) };
+        for p in 0..P {
+            let mut lanes = [0f32; TILE];
+            // SAFETY: 16 lanes.
             unsafe {
-                let keys = cache.tile(kv_head, tile);
-                let [(low, high)] = tile_scores::<S, 1>([pair.q], keys, cache.head_dim);
-                S::store(lanes.as_mut_ptr(), low);
-                S::store(lanes.as_mut_ptr().add(8), high);
+                S::store(lanes.as_mut_ptr(), sums[p].0);
+                S::store(lanes.as_mut_ptr().add(8), sums[p].1);
+            }
+            let pair = &mut pairs[p];
+            while let Some(slot) = pair.path.get(done[p]).filter(|&slot| slot / TILE == tile) {
+                pair.scores[pair.contiguous + done[p]] = lanes[slot % TILE];
+                done[p] += 1;
             }
         }
-        pair.scores[pair.contiguous + i] = lanes[slot % TILE];
     }
 }
 
@@ -378,9 +407,12 @@ unsafe fn values<S: Simd, const P: usize>(
                 let rest = pair.contiguous - common;
                 accumulate::<S, 1>([weights.add(common)], [acc], value, rest, stride);
             }
-            for (i, &slot) in pair.path.iter().enumerate() {
-                let value = cache.value(kv_head, slot);
-                accumulate::<S, 1>([weights.add(pair.contiguous + i)], [acc], value, 1, stride);
+            // a branch's slots follow one another
+            let mut at = pair.contiguous;
+            for run in pair.path.chunk_by(|a, b| a + 1 == *b) {
+                let value = cache.value(kv_head, run[0]);
+                accumulate::<S, 1>([weights.add(at)], [acc], value, run.len(), stride);
+                at += run.len();
             }
         }
     }

@@ -163,13 +163,21 @@ impl Run<'_> {
         let half = inverse_frequencies.len();
         self.s.cos.resize(self.rows * half);
         self.s.sin.resize(self.rows * half);
-        for (row, view) in self.views.iter().enumerate() {
+        let (views, s) = (self.views, &mut *self.s);
+        let (cos, sin) = (Shared::new(&mut s.cos), Shared::new(&mut s.sin));
+        self.team.each_row(self.rows, |row| {
+            let (cos, sin) = (cos.at(row * half, half), sin.at(row * half, half));
+            // SAFETY: this row of both is this task's own.
+            let (cos, sin) = unsafe {
+                (
+                    std::slice::from_raw_parts_mut(cos, half),
+                    std::slice::from_raw_parts_mut(sin, half),
+                )
+            };
             for (i, f) in inverse_frequencies.iter().enumerate() {
-                let (sin, cos) = (view.position as f32 * f).sin_cos();
-                self.s.cos[row * half + i] = cos;
-                self.s.sin[row * half + i] = sin;
+                (sin[i], cos[i]) = (views[row].position as f32 * f).sin_cos();
             }
-        }
+        });
     }
 
     fn layer(&mut self, w: &Layer, cache: &mut Cache, layer: usize) {
@@ -369,7 +377,7 @@ fn pack_rows(team: &Team, x: &[f32], rows: usize, order: Order, packed: &mut Lin
     let k = x.len() / rows;
     packed.resize(rows * padded(k));
     let (isa, out) = (team.isa(), Shared::new(packed));
-    team.each(groups(rows), 2, |some| {
+    team.each(groups(rows), 4, |some| {
         for g in some {
             let Range {
                 start: first,

@@ -1,9 +1,10 @@
 //! Matrix products: activations [rows, K] times weights [N, K], both row major.
 //!
 //! Weights are read in place, in their stored type, once per pass of any number
-//! of rows: N * K * size bytes are the budget. Few rows wait for these bytes and
-//! widen a weight when they meet it; many rows wait for the multiplications, so
-//! a task widens its panel of weights once and takes all rows through it.
+//! of rows: N * K * size bytes are the budget. Few rows wait for these bytes: all of
+//! them meet a weight at once, which is widened then. Many rows wait for the
+//! multiplications: six columns are widened into the first cache, and all rows pass
+//! them two at a time.
 //!
 //! **The order of every sum is fixed**: element (r, n) has eight lanes that walk
 //! K in chunks of 16 (two fused multiply-adds a lane and chunk), added up in the
@@ -20,17 +21,22 @@ use std::ops::Range;
 /// Most columns (rows of the weight) that a task takes.
 const WIDEST: usize = 192;
 
-/// Bytes of a panel of weights as stored, for few rows: a quarter of a 512 KiB second cache.
+/// Bytes of a panel of weights as stored: a quarter of a 512 KiB second cache.
 const PANEL_BYTES: usize = 128 << 10;
 
-/// Bytes of a widened panel, for many rows: half of that cache.
-const WIDE_BYTES: usize = 256 << 10;
+/// Most rows that a tile takes at once: one register for each sum, and four are left.
+const FEW_ROWS: usize = 12;
 
-/// From this many rows on, a panel is widened first.
-const MANY_ROWS: usize = 24;
+/// Columns and rows of a tile where there are more rows than that.
+const STRIP: usize = 6;
+const PAIR: usize = 2;
 
-/// Chunks of K whose activations, six rows of them, fit half of a 32 KiB first cache.
-const BLOCK: usize = 48;
+/// Chunks of K in f32, times rows or columns, that take half of a 32 KiB first cache.
+const BLOCK: usize = 288;
+
+/// Bytes of activations that pass the columns of a panel together: half of the second
+/// cache, of which the panel takes a quarter.
+const ROWS_BYTES: usize = 256 << 10;
 
 /// K is walked in chunks of this many elements.
 const CHUNK: usize = 16;
@@ -62,23 +68,22 @@ impl Order {
     }
 }
 
-/// Rows that a tile takes at most, and that packed activations interleave.
-const GROUP: usize = 6;
+/// Rows that packed activations interleave: those of a tile.
+fn group_size(rows: usize) -> usize {
+    if rows <= FEW_ROWS { rows } else { PAIR }
+}
 
-/// As few groups of rows as [`GROUP`] allows.
 pub(super) fn groups(rows: usize) -> usize {
-    rows.div_ceil(GROUP)
+    rows.div_ceil(group_size(rows))
 }
 
-/// The rows of group `g`: sizes differ by one at most, so that no group is left with few
-/// rows, for which a tile is slow.
+/// The rows of group `g`; the last one may have fewer than the others.
 pub(super) fn group(rows: usize, g: usize) -> Range<usize> {
-    let (size, larger) = (rows / groups(rows), rows % groups(rows));
-    let first = g * size + g.min(larger);
-    first..first + size + usize::from(g < larger)
+    let size = group_size(rows);
+    g * size..((g + 1) * size).min(rows)
 }
 
-/// Packs a group of up to [`GROUP`] rows of `k` activations as [chunk][row][16]: a tile
+/// Packs a group of rows of `k` activations as [chunk][row][16]: a tile
 /// walks one stream. Elements of a chunk are in `order`; the last chunk is padded with zeros.
 pub(super) fn pack(isa: Isa, x: &[f32], k: usize, order: Order, out: &mut [f32]) {
     let rows = x.len() / k;
@@ -203,18 +208,15 @@ impl<'a> Product<'a> {
 
     /// Columns of a panel: what the second cache holds, and no fewer panels than keep
     /// `threads` busy. Columns are independent, so no bit depends on it.
-    fn panel(&self, rows: usize, threads: usize) -> usize {
-        let (n, k) = (self.weight.rows(), padded(self.weight.cols()));
-        let fits = match rows < MANY_ROWS {
-            true => PANEL_BYTES / (k * self.weight.dtype.size()),
-            false => WIDE_BYTES / (k * size_of::<f32>()),
-        };
-        let shared = n.div_ceil(4 * threads);
+    fn panel(&self, threads: usize) -> usize {
+        let (n, k) = (self.weight.rows(), self.weight.cols());
+        let fits = PANEL_BYTES / (k * self.weight.dtype.size());
+        let shared = n.div_ceil(8 * threads);
         fits.min(shared).clamp(12, WIDEST) / 12 * 12
     }
 
-    fn panels(&self, rows: usize, threads: usize) -> usize {
-        self.weight.rows().div_ceil(self.panel(rows, threads))
+    fn panels(&self, threads: usize) -> usize {
+        self.weight.rows().div_ceil(self.panel(threads))
     }
 }
 
@@ -235,9 +237,9 @@ pub(super) fn linear(team: &Team, x: Packed<'_>, products: &[Product<'_>]) {
     let mut total = 0;
     for product in products {
         starts.push(total);
-        total += product.panels(x.rows, threads);
+        total += product.panels(threads);
     }
-    let share = match x.rows < MANY_ROWS {
+    let share = match x.rows <= FEW_ROWS {
         true => team.share(total),
         false => 1,
     };
@@ -245,15 +247,8 @@ pub(super) fn linear(team: &Team, x: Packed<'_>, products: &[Product<'_>]) {
         for task in tasks {
             let which = starts.partition_point(|&s| s <= task) - 1;
             let product = &products[which];
-            let width = product.panel(x.rows, threads);
-            compute_panel(
-                isa,
-                x,
-                product,
-                (task - starts[which]) * width,
-                width,
-                threads,
-            );
+            let width = product.panel(threads);
+            compute_panel(isa, x, product, (task - starts[which]) * width, width);
         }
     });
 }
@@ -269,21 +264,14 @@ pub(super) fn swiglu(team: &Team, gate: &mut [f32], up: &[f32], n: usize) {
 }
 
 thread_local! {
-    /// A widened panel and the sums that wait between blocks of K. On the heap: a frame of
+    /// Widened columns, and the sums that wait between blocks of K. On the heap: a frame of
     /// many pages is probed at entry, and the probe (seen with LLVM 22 on x86-64)
     /// overwrites a register that already holds an argument.
     static SCRATCH: RefCell<(Lines, Lines)> = RefCell::default();
 }
 
 /// Columns first.. of a product, `width` of them or what is left, for all rows.
-fn compute_panel(
-    isa: Isa,
-    x: Packed<'_>,
-    product: &Product<'_>,
-    first: usize,
-    width: usize,
-    threads: usize,
-) {
+fn compute_panel(isa: Isa, x: Packed<'_>, product: &Product<'_>, first: usize, width: usize) {
     let (n, k) = (product.weight.rows(), product.weight.cols());
     debug_assert_eq!(
         product.weight.bytes().len(),
@@ -291,15 +279,14 @@ fn compute_panel(
     );
     debug_assert_eq!(x.x.len(), x.rows * padded(k));
     debug_assert_eq!(x.order, Order::of(product.weight.dtype));
-    // the panel that this thread probably takes next: the others are at those between
-    let next = first + threads * width;
-    let bytes_of = |column: usize| column.min(n) * k * product.weight.dtype.size();
-    let ahead = &product.weight.bytes()[bytes_of(next)..bytes_of(next + width)];
+    let columns = width.min(n - first);
+    let few = x.rows <= FEW_ROWS;
     SCRATCH.with_borrow_mut(|(wide, waiting)| {
-        let columns = width.min(n - first);
-        waiting.resize(8 * GROUP * columns.next_multiple_of(2));
-        if x.rows >= MANY_ROWS {
-            wide.resize(columns.next_multiple_of(2) * padded(k));
+        if few {
+            waiting.resize(8 * x.rows * columns);
+        } else {
+            waiting.resize(8 * STRIP * rows_at_once(k).min(x.rows));
+            wide.resize(BLOCK * CHUNK);
         }
         let args = Panel {
             weights: product.weight.bytes().as_ptr(),
@@ -307,8 +294,6 @@ fn compute_panel(
             n,
             first,
             last: first + columns,
-            ahead: ahead.as_ptr(),
-            ahead_bytes: ahead.len(),
             x: x.x.as_ptr(),
             rows: x.rows,
             wide: wide.as_mut_ptr(),
@@ -320,13 +305,13 @@ fn compute_panel(
         // SAFETY: the sizes above are what the kernels walk; columns first..last of
         // `out` belong to this task alone.
         unsafe {
-            match (product.weight.dtype, x.rows < MANY_ROWS) {
-                (Dtype::Bf16, true) => panel_bf16(isa, args),
-                (Dtype::F16, true) => panel_f16(isa, args),
-                (Dtype::F32, true) => panel_f32(isa, args),
-                (Dtype::Bf16, false) => wide_bf16(isa, args),
-                (Dtype::F16, false) => wide_f16(isa, args),
-                (Dtype::F32, false) => wide_f32(isa, args),
+            match (product.weight.dtype, few) {
+                (Dtype::Bf16, true) => few_bf16(isa, args),
+                (Dtype::F16, true) => few_f16(isa, args),
+                (Dtype::F32, true) => few_f32(isa, args),
+                (Dtype::Bf16, false) => many_bf16(isa, args),
+                (Dtype::F16, false) => many_f16(isa, args),
+                (Dtype::F32, false) => many_f32(isa, args),
             }
         }
     });
@@ -340,13 +325,11 @@ struct Panel {
     n: usize,
     first: usize,
     last: usize,
-    ahead: *const u8, // weights of the panel that probably comes next
-    ahead_bytes: usize,
     x: *const f32, // packed groups
     rows: usize,
-    wide: *mut f32, // [(last - first) / 2, chunks, 2, 16], where there are many rows
-    waiting: *mut f32, // [last - first, GROUP, 8]
-    bias: *const f32, // [n] or null
+    wide: *mut f32,    // many rows: a strip's block of K, [chunk, half, STRIP, 8]
+    waiting: *mut f32, // few rows: [last - first, rows, 8]; many: [rows at once, STRIP, 8]
+    bias: *const f32,  // [n] or null
     add: bool,
     out: *mut f32, // [rows, n]
 }
@@ -362,24 +345,27 @@ macro_rules! for_stored {
         }
     )*};
 }
-for_stored!(few_rows: panel_bf16 = few_bf16(Bf16), panel_f16 = few_f16(F16), panel_f32 = few_f32(F32));
-for_stored!(many_rows: wide_bf16 = many_bf16(Bf16), wide_f16 = many_f16(F16), wide_f32 = many_f32(F32));
+for_stored!(few_rows: few_bf16 = with_few_bf16(Bf16), few_f16 = with_few_f16(F16), few_f32 = with_few_f32(F32));
+for_stored!(many_rows: many_bf16 = with_many_bf16(Bf16), many_f16 = with_many_f16(F16), many_f32 = with_many_f32(F32));
 
 /// Up to twelve sums, the weights of a step and one activation stay in the 16 registers.
 #[inline(always)]
 unsafe fn few_rows<S: Simd, W: Stored>(p: Panel) {
     // SAFETY: rows and columns below stay inside what the caller promised.
     unsafe {
-        for g in 0..groups(p.rows) {
-            let rows = group(p.rows, g);
-            match rows.len() {
-                1 => strip::<S, W, 4, 1>(p, rows.start),
-                2 => strip::<S, W, 4, 2>(p, rows.start),
-                3 => strip::<S, W, 3, 3>(p, rows.start),
-                4 => strip::<S, W, 2, 4>(p, rows.start),
-                5 => strip::<S, W, 2, 5>(p, rows.start),
-                _ => strip::<S, W, 2, 6>(p, rows.start),
-            }
+        match p.rows {
+            1 => strip::<S, W, 4, 1>(p),
+            2 => strip::<S, W, 4, 2>(p),
+            3 => strip::<S, W, 3, 3>(p),
+            4 => strip::<S, W, 2, 4>(p),
+            5 => strip::<S, W, 2, 5>(p),
+            6 => strip::<S, W, 2, 6>(p),
+            7 => strip::<S, W, 1, 7>(p),
+            8 => strip::<S, W, 1, 8>(p),
+            9 => strip::<S, W, 1, 9>(p),
+            10 => strip::<S, W, 1, 10>(p),
+            11 => strip::<S, W, 1, 11>(p),
+            _ => strip::<S, W, 1, FEW_ROWS>(p),
         }
     }
 }
@@ -388,25 +374,20 @@ unsafe fn few_rows<S: Simd, W: Stored>(p: Panel) {
 /// R rows of a block stay in the first cache while the columns pass by; sums wait in
 /// `waiting` between blocks, which changes no bit.
 #[inline(always)]
-unsafe fn strip<S: Simd, W: Stored, const M: usize, const R: usize>(p: Panel, row: usize) {
+unsafe fn strip<S: Simd, W: Stored, const M: usize, const R: usize>(p: Panel) {
     // SAFETY: as in few_rows; `waiting` has 8 R floats for every column.
     unsafe {
         let chunks = padded(p.k) / CHUNK;
         let columns = p.last - p.first;
         let whole = columns / M * M;
-        let block = if chunks * R <= BLOCK * GROUP {
-            chunks
-        } else {
-            BLOCK
-        };
-        for from in (0..chunks).step_by(block) {
-            let range = from..(from + block).min(chunks);
+        for from in (0..chunks).step_by(BLOCK / R) {
+            let range = from..(from + BLOCK / R).min(chunks);
             for n in (0..whole).step_by(M) {
                 let waiting = p.waiting.add(8 * R * n);
                 let mut sums = resume::<S, M, R>(waiting, from);
-                tile::<S, W, M, R>(p, row, p.first + n, range.clone(), &mut sums);
+                tile::<S, W, M, R>(p, p.first + n, range.clone(), &mut sums);
                 if range.end == chunks {
-                    finish::<S, M, R>(p, row, p.first + n, &sums);
+                    finish::<S, M, R>(p, 0, p.first + n, &sums);
                 } else {
                     pause::<S, M, R>(waiting, &sums);
                 }
@@ -414,8 +395,8 @@ unsafe fn strip<S: Simd, W: Stored, const M: usize, const R: usize>(p: Panel, ro
         }
         for n in whole..columns {
             let mut sums = [[S::splat(0.0); R]; 1];
-            tile::<S, W, 1, R>(p, row, p.first + n, 0..chunks, &mut sums);
-            finish::<S, 1, R>(p, row, p.first + n, &sums);
+            tile::<S, W, 1, R>(p, p.first + n, 0..chunks, &mut sums);
+            finish::<S, 1, R>(p, 0, p.first + n, &sums);
         }
     }
 }
@@ -451,23 +432,22 @@ unsafe fn pause<S: Simd, const M: usize, const R: usize>(waiting: *mut f32, sums
 #[inline(always)]
 unsafe fn tile<S: Simd, W: Stored, const M: usize, const R: usize>(
     p: Panel,
-    row: usize,
     n: usize,
     chunks: Range<usize>,
     sums: &mut [[S::V; R]; M],
 ) {
-    // SAFETY: M weight rows from n and R activation rows from `row` are inside
+    // SAFETY: M weight rows from n and the R activation rows are inside
     // the matrices; the last, partial chunk is read through a padded copy.
     unsafe {
         let stride = p.k * W::BYTES;
         let w = p.weights.add(n * stride);
-        let x = p.x.add(row * padded(p.k));
+        let x = p.x;
         let whole = chunks.end.min(p.k / CHUNK);
         let mut held = *sums;
         for c in chunks.start..whole {
             let at = w.add(c * CHUNK * W::BYTES);
-            if row == 0 && c % 2 == 0 {
-                // the first rows wait for memory: ask for the tile after the next
+            if c % 2 == 0 {
+                // ask memory for the tile after the next
                 for m in 0..M {
                     S::prefetch(at.wrapping_add((2 * M + m) * stride));
                 }
@@ -505,140 +485,146 @@ unsafe fn last_chunk<W: Stored, const M: usize>(
     padded
 }
 
-/// Widens the panel, then takes groups of five and six rows through it, two columns at a
-/// time: 12 multiply-adds share 8 loads, and nothing else is left in the loop.
+/// Rows whose activations stay in the second cache.
+fn rows_at_once(k: usize) -> usize {
+    (ROWS_BYTES / (padded(k) * size_of::<f32>())).next_multiple_of(PAIR)
+}
+
+/// Columns first..last, [`STRIP`] at a time: a block of K of them is widened into the first
+/// cache, and the activations come by from the second one, [`PAIR`] rows at a time, so that
+/// 12 multiply-adds share 8 loads, and nothing else is left in the loop.
 #[inline(always)]
 unsafe fn many_rows<S: Simd, W: Stored>(p: Panel) {
-    // SAFETY: rows and columns below stay inside what the caller promised.
+    // SAFETY: rows and columns below stay inside what the caller promised; `waiting` has
+    // 8 STRIP floats for every row that is under way.
     unsafe {
-        widen::<S, W>(p);
-        let mut ahead = Ahead::new(&p);
-        for g in 0..groups(p.rows) {
-            let rows = group(p.rows, g);
-            match rows.len() {
-                5 => wide_strip::<S, 5>(p, rows.start, &mut ahead),
-                6 => wide_strip::<S, 6>(p, rows.start, &mut ahead),
-                _ => unreachable!("so many rows fall into groups of 5 and 6"),
+        let chunks = padded(p.k) / CHUNK;
+        let at_once = rows_at_once(p.k);
+        for first_row in (0..p.rows).step_by(at_once) {
+            let last_row = (first_row + at_once).min(p.rows);
+            let tiles = chunks.div_ceil(BLOCK / STRIP) * (last_row - first_row).div_ceil(PAIR);
+            for n in (p.first..p.last).step_by(STRIP) {
+                let mut ahead = Ahead::new::<W>(p, n, tiles);
+                for from in (0..chunks).step_by(BLOCK / STRIP) {
+                    let range = from..(from + BLOCK / STRIP).min(chunks);
+                    widen::<S, W>(p, n, range.clone());
+                    for row in (first_row..last_row).step_by(PAIR) {
+                        let waiting = p.waiting.add(8 * STRIP * (row - first_row));
+                        ahead.fetch::<S>();
+                        match last_row - row {
+                            1 => wide_tile::<S, 1>(p, row, n, range.clone(), waiting),
+                            _ => wide_tile::<S, PAIR>(p, row, n, range.clone(), waiting),
+                        }
+                    }
+                }
             }
         }
     }
 }
 
-/// Fetches the next panel's weights into the second cache, a few lines with each tile.
+/// Fetches the strip that is widened next into the second cache, a few lines with each
+/// tile: while rows are multiplied, memory has nothing else to do.
 struct Ahead {
     at: *const u8,
-    end: *const u8,
     lines: usize,
 }
 
 impl Ahead {
-    fn new(p: &Panel) -> Ahead {
-        let blocks = (padded(p.k) / CHUNK).div_ceil(BLOCK);
-        let tiles = groups(p.rows) * blocks * (p.last - p.first).div_ceil(2);
+    /// After column n, over `tiles` tiles.
+    #[inline(always)]
+    fn new<W: Stored>(p: Panel, n: usize, tiles: usize) -> Ahead {
+        let bytes = STRIP * p.k * W::BYTES;
         Ahead {
-            at: p.ahead,
-            end: p.ahead.wrapping_add(p.ahead_bytes),
-            lines: p.ahead_bytes.div_ceil(LINE_BYTES * tiles),
+            at: p.weights.wrapping_add((n + STRIP) * p.k * W::BYTES),
+            lines: bytes.div_ceil(LINE_BYTES * tiles),
         }
     }
 
     #[inline(always)]
     unsafe fn fetch<S: Simd>(&mut self) {
-        if self.at < self.end {
-            for _ in 0..self.lines {
-                // SAFETY: a prefetch touches nothing.
-                unsafe { S::prefetch_second(self.at) };
-                self.at = self.at.wrapping_add(LINE_BYTES);
-            }
-        }
-    }
-}
-
-/// wide = the panel in f32, each pair of columns chunk by chunk: one stream for a tile.
-/// The odd column of a last pair keeps whatever is there; its sums are not written.
-#[inline(always)]
-unsafe fn widen<S: Simd, W: Stored>(p: Panel) {
-    // SAFETY: `wide` has a place for every chunk of the columns first..last.
-    unsafe {
-        let chunks = padded(p.k) / CHUNK;
-        let stride = p.k * W::BYTES;
-        for n in 0..p.last - p.first {
-            let w = p.weights.add((p.first + n) * stride);
-            let to = p.wide.add((n / 2 * chunks * 2 + n % 2) * CHUNK);
-            for c in 0..p.k / CHUNK {
-                let (at, to) = (w.add(c * CHUNK * W::BYTES), to.add(2 * c * CHUNK));
-                S::store(to, W::half::<S, 0>(at));
-                S::store(to.add(CHUNK / 2), W::half::<S, 1>(at));
-            }
-            if !p.k.is_multiple_of(CHUNK) {
-                let padded = last_chunk::<W, 1>(w, stride, p.k);
-                let (at, to) = (padded.as_ptr().cast(), to.add(2 * (chunks - 1) * CHUNK));
-                S::store(to, W::half::<S, 0>(at));
-                S::store(to.add(CHUNK / 2), W::half::<S, 1>(at));
-            }
-        }
-    }
-}
-
-/// As [`strip`], over a widened panel.
-#[inline(always)]
-unsafe fn wide_strip<S: Simd, const R: usize>(p: Panel, row: usize, ahead: &mut Ahead) {
-    // SAFETY: as in many_rows; `waiting` has 8 R floats for every column.
-    unsafe {
-        let chunks = padded(p.k) / CHUNK;
-        let columns = p.last - p.first;
-        let tiles = columns.div_ceil(2);
-        for from in (0..chunks).step_by(BLOCK) {
-            let range = from..(from + BLOCK).min(chunks);
-            let x = p.x.add(row * padded(p.k) + from * R * CHUNK);
-            // the activations that come next stand behind these: a share of them a tile
-            let next = x.wrapping_add(range.len() * R * CHUNK);
-            let lines = (range.len() * R).div_ceil(tiles);
-            if range.end == chunks {
-                fetch_outputs::<S>(p, row..row + R);
-            }
-            for tile in 0..tiles {
-                ahead.fetch::<S>();
-                for line in 0..lines {
-                    S::prefetch(next.wrapping_add((tile * lines + line) * CHUNK).cast());
-                }
-                let n = 2 * tile;
-                let waiting = p.waiting.add(8 * R * n);
-                let mut sums = resume::<S, 2, R>(waiting, from);
-                let mut x = x;
-                let mut w = p.wide.add((tile * chunks + from) * 2 * CHUNK).cast_const();
-                for _ in range.clone() {
-                    for half in [0, CHUNK / 2] {
-                        let (a, b) = (S::load(w.add(half)), S::load(w.add(CHUNK + half)));
-                        for r in 0..R {
-                            let v = S::load(x.add(r * CHUNK + half));
-                            sums[0][r] = S::fma(a, v, sums[0][r]);
-                            sums[1][r] = S::fma(b, v, sums[1][r]);
-                        }
-                    }
-                    (w, x) = (w.add(2 * CHUNK), x.add(R * CHUNK));
-                }
-                if range.end < chunks {
-                    pause::<S, 2, R>(waiting, &sums);
-                } else if n + 1 < columns {
-                    finish::<S, 2, R>(p, row, p.first + n, &sums);
-                } else {
-                    finish::<S, 1, R>(p, row, p.first + n, &[sums[0]]);
-                }
-            }
-        }
-    }
-}
-
-/// Asks for the places that a strip will write: a tile writes a few bytes to each of its
-/// rows, and would wait for every line that is in no cache.
-#[inline(always)]
-unsafe fn fetch_outputs<S: Simd>(p: Panel, rows: Range<usize>) {
-    for row in rows {
-        let out = p.out.wrapping_add(row * p.n);
-        for n in (p.first..p.last).step_by(LINE_BYTES / size_of::<f32>()) {
+        for _ in 0..self.lines {
             // SAFETY: a prefetch touches nothing.
-            unsafe { S::prefetch(out.wrapping_add(n).cast()) };
+            unsafe { S::prefetch_second(self.at) };
+            self.at = self.at.wrapping_add(LINE_BYTES);
+        }
+    }
+}
+
+/// wide = a block of K of the strip from column n on, in f32: one stream for a tile.
+/// Columns past the last one keep whatever is there; their sums are not written.
+#[inline(always)]
+unsafe fn widen<S: Simd, W: Stored>(p: Panel, n: usize, chunks: Range<usize>) {
+    // SAFETY: `wide` has a place for every chunk of a block, and columns n.. before
+    // `last` are inside the matrix.
+    unsafe {
+        let stride = p.k * W::BYTES;
+        let whole = chunks.end.min(p.k / CHUNK);
+        for m in 0..STRIP.min(p.last - n) {
+            let w = p.weights.add((n + m) * stride);
+            let mut to = p.wide.add(m * CHUNK / 2);
+            for c in chunks.start..whole {
+                let at = w.add(c * CHUNK * W::BYTES);
+                S::store(to, W::half::<S, 0>(at));
+                S::store(to.add(STRIP * CHUNK / 2), W::half::<S, 1>(at));
+                to = to.add(STRIP * CHUNK);
+            }
+            if whole < chunks.end {
+                let padded = last_chunk::<W, 1>(w, stride, p.k);
+                let at = padded.as_ptr().cast();
+                S::store(to, W::half::<S, 0>(at));
+                S::store(to.add(STRIP * CHUNK / 2), W::half::<S, 1>(at));
+            }
+        }
+    }
+}
+
+/// A block of K of R rows and the strip's columns.
+#[inline(always)]
+unsafe fn wide_tile<S: Simd, const R: usize>(
+    p: Panel,
+    row: usize,
+    n: usize,
+    chunks: Range<usize>,
+    waiting: *mut f32,
+) {
+    // SAFETY: as in many_rows.
+    unsafe {
+        let all = padded(p.k) / CHUNK;
+        let mut x = p.x.add(row * padded(p.k) + chunks.start * R * CHUNK);
+        let mut w = p.wide.cast_const();
+        if chunks.end == all {
+            // a tile writes a few bytes to each row, and would wait for their lines
+            for r in 0..R {
+                S::prefetch(p.out.wrapping_add((row + r) * p.n + n).cast());
+            }
+        }
+        let mut sums = resume::<S, STRIP, R>(waiting, chunks.start);
+        for _ in chunks.clone() {
+            for half in [0, CHUNK / 2] {
+                let mut v = [S::splat(0.0); R];
+                for r in 0..R {
+                    v[r] = S::load(x.add(r * CHUNK + half));
+                }
+                for m in 0..STRIP {
+                    let w = S::load(w.add((STRIP * half) + m * CHUNK / 2));
+                    for r in 0..R {
+                        sums[m][r] = S::fma(w, v[r], sums[m][r]);
+                    }
+                }
+            }
+            (w, x) = (w.add(STRIP * CHUNK), x.add(R * CHUNK));
+        }
+        if chunks.end < all {
+            pause::<S, STRIP, R>(waiting, &sums);
+        } else if p.last - n >= STRIP {
+            finish::<S, STRIP, R>(p, row, n, &sums);
+        } else {
+            // over all six with a condition, so that sums keep their registers
+            for m in 0..STRIP {
+                if n + m < p.last {
+                    finish::<S, 1, R>(p, row, n + m, &[sums[m]]);
+                }
+            }
         }
     }
 }
