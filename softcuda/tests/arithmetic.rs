@@ -344,6 +344,24 @@ fn comparisons_know_nan() {
     check(text, &[4, 8, 8], &pairs(&integers()), |r| {
         u64::from(r[0] > 7 && (r[0] as i64) >= (r[1] as i64))
     });
+    let halves: Vec<u64> = vec![
+        0, 0x8000, 0x3c00, 0x3c01, 0xbc00, 1, 0x7c00, 0xfc00, 0x7e00, 0x7f81,
+    ];
+    for (op, one) in [("set.ltu.f16.f16", 0x3c00), ("set.ltu.bf16.bf16", 0x3f80)] {
+        check(op, &[2, 2, 2], &pairs(&halves), |r| {
+            let value = |v: u64| match one {
+                0x3c00 => half::f16::from_bits(v as u16).to_f32(),
+                _ => half::bf16::from_bits(v as u16).to_f32(),
+            };
+            // less, or not in any order
+            let at_least = value(r[0]) >= value(r[1]);
+            if at_least { 0 } else { one }
+        });
+    }
+    check("set.nan.u32.f32", &[4, 4, 4], &rows, |r| {
+        let nan = f32_of(r[0]).is_nan() || f32_of(r[1]).is_nan();
+        if nan { 0xffff_ffff } else { 0 }
+    });
     let text = "$set.gt.f16x2.f16x2 %d, %s0, %s1;\n";
     check(text, &[4, 4, 4], &pairs(&integers()), |r| {
         let half = |v: u64, i: u32| half::f16::from_bits((v >> (16 * i)) as u16);

@@ -1674,6 +1674,10 @@ fn mbarrier(
         address = address.map(|a| a.wrapping_sub(SHARED_WINDOW));
     }
     aligned(&address, mask, 8)?;
+    if matches!(op.op, CpAsync | CpAsyncNoInc) {
+        // the copies of the thread end here, in the segment that the arrival publishes
+        wait(block, warp, mask, |_, _| true);
+    }
     close(cx, block, warp)?;
     let mut done = 0u32;
     for lane in lanes(mask) {
@@ -1722,9 +1726,6 @@ fn mbarrier(
                 return Err(bad("an mbarrier that was not initialised".to_owned()));
             }
             Arrive | ArriveDrop | ArriveExpect | CpAsync | CpAsyncNoInc => {
-                if matches!(op.op, CpAsync | CpAsyncNoInc) {
-                    wait(block, warp, 1 << lane, |_, _| true);
-                }
                 let count = match op.op {
                     Arrive | ArriveDrop => value as u32,
                     // counts itself in first

@@ -539,8 +539,8 @@ fn specials(run: &Run, grid: &Grid, warp: &mut Warp, index: u32, ctaid: [u32; 3]
                 }
                 DynamicShared => launch.dynamic_shared,
                 TotalShared => launch.dynamic_shared + launch.kernel.static_shared,
-                Environment(1) => grid.workspace as u32,
-                Environment(_) => (grid.workspace >> 32) as u32,
+                Environment(1) => (grid.workspace >> 32) as u32,
+                Environment(_) => grid.workspace as u32,
             })
         };
         set_row(&mut warp.regs.rows, row, wide, value);

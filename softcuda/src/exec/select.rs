@@ -1339,6 +1339,23 @@ fn store_ones(regs: &mut Regs, slots: &Slots, mask: u32, bits: u32) {
     u32::put(regs, slots.d, &r, mask);
 }
 
+/// 1.0 of a 16-bit float, where it holds.
+#[inline(always)]
+fn store_short(regs: &mut Regs, slots: &Slots, mask: u32, bits: u32, one: u16) {
+    let r = each(|i| if bits >> i & 1 == 1 { one } else { 0 });
+    u16::put(regs, slots.d, &r, mask);
+}
+
+#[inline(always)]
+fn store_half(regs: &mut Regs, slots: &Slots, mask: u32, bits: u32) {
+    store_short(regs, slots, mask, bits, 0x3c00);
+}
+
+#[inline(always)]
+fn store_brain(regs: &mut Regs, slots: &Slots, mask: u32, bits: u32) {
+    store_short(regs, slots, mask, bits, 0x3f80);
+}
+
 #[inline(always)]
 fn store_float(regs: &mut Regs, slots: &Slots, mask: u32, bits: u32) {
     let r = each(|i| if bits >> i & 1 == 1 { 1.0f32 } else { 0.0 });
@@ -1376,6 +1393,8 @@ pub(crate) fn set_value(op: Compare, d: Type, ty: Type, ftz_: bool) -> Option<La
     Some(match d {
         U32 | S32 => by_type!(op, ty, ftz_, store_ones),
         F32 => by_type!(op, ty, ftz_, store_float),
+        F16 => by_type!(op, ty, ftz_, store_half),
+        Bf16 => by_type!(op, ty, ftz_, store_brain),
         _ => return None,
     })
 }
