@@ -383,7 +383,7 @@ pub(super) fn transfer_race(
 }
 
 /// Pages by which the log is sorted.
-const PAGE: u64 = 256;
+const PAGE: u64 = 128;
 
 /// Finds accesses of different warps to the same bytes, at least one of them a write, that
 /// nothing orders.
