@@ -43,6 +43,7 @@ fn bench(c: &mut Criterion, name: &str, text: &str, per_body: u64) {
         cooperative: false,
         programmatic: false,
         concurrent: false,
+        transfers: Vec::new(),
     };
     let options = Options::default();
     let mut group = c.benchmark_group("warp instructions");

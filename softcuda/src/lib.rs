@@ -8,6 +8,7 @@
 //!    written. All of it may be called from several threads.
 //! 3. [`ptx::Module::load`] — PTX text to decoded kernels; places the module's variables in a
 //!    `Memory`. An instruction that is not known stops it with the line.
+//!    [`image::read`] finds the PTX in a fat binary.
 //! 4. [`exec::launch`] — runs one grid, or a list of grids each of which may overlap the one
 //!    before it (programmatic dependent launch); gives [`counts::Counts`] per grid, or the
 //!    [`exec::Violation`] that stopped them.
@@ -16,6 +17,7 @@ pub mod counts;
 pub mod device;
 mod driver;
 pub mod exec;
+pub use driver::image;
 pub mod memory;
 pub mod ptx;
 pub mod report;

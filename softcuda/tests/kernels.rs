@@ -260,6 +260,7 @@ fn programmatic_successors_wait_for_what_they_read() {
     }
 }
 
+/// At most 2 ms on one core: a pool of one thread makes the launch use one.
 #[test]
 fn an_almost_empty_grid_of_132_blocks_is_quick() {
     let device = Device::named("h100");
@@ -273,16 +274,19 @@ fn an_almost_empty_grid_of_132_blocks_is_quick() {
     );
     let out = device.empty(4);
     let grid = device.grid(&module, "k", 132, 256, &[Param::Ptr(out)]);
-    let best = (0..20)
-        .map(|_| {
-            let start = std::time::Instant::now();
-            device
-                .run(std::slice::from_ref(&grid))
-                .expect("no violation");
-            start.elapsed()
-        })
-        .min();
-    // 2 ms on one core; two may share the work here, so half is asked for
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let best = pool.expect("a pool").install(|| {
+        // the shortest of many: other programs run beside this one
+        (0..200)
+            .map(|_| {
+                let start = std::time::Instant::now();
+                device
+                    .run(std::slice::from_ref(&grid))
+                    .expect("no violation");
+                start.elapsed()
+            })
+            .min()
+    });
     println!("{best:?}");
-    assert!(best.expect("runs").as_micros() < 2000, "{best:?}");
+    assert!(best.expect("runs").as_micros() <= 2000, "{best:?}");
 }

@@ -11,7 +11,7 @@ use super::abi::{Handle, HostFn};
 use super::error::*;
 use super::state::{Driver, Guard, State, driver, in_callback, say};
 use crate::counts::Counts;
-use crate::exec::{self, Launch, Overlap, Violation};
+use crate::exec::{self, Launch, Overlap, Transfer, Violation};
 use crate::memory::{Memory, MemoryError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_void;
@@ -104,6 +104,8 @@ struct Node {
     dependents: Vec<u64>,
     running: bool,
     submitted: Instant,
+    /// For a launch: copies and fills already done that nothing orders with it.
+    transfers: Vec<Transfer>,
 }
 
 /// All work that is not done.
@@ -193,6 +195,44 @@ impl Copy {
     }
 }
 
+impl Op {
+    /// What a copy or a fill touches of memory that kernels can reach, row by row.
+    fn transfers(&self) -> Vec<Transfer> {
+        let mut transfers = Vec::new();
+        match self {
+            Op::Copy(copy) => {
+                let ends = [
+                    (&copy.from, copy.from_pitch, false),
+                    (&copy.to, copy.to_pitch, true),
+                ];
+                for (place, pitch, writes) in ends {
+                    // host memory counts where kernels can reach it: its addresses are their own
+                    let address = match place {
+                        Place::Device(address) => *address,
+                        Place::Host(address) => *address as u64,
+                        Place::Staged(_) => continue,
+                    };
+                    let rows = (0..copy.depth).flat_map(|z| (0..copy.height).map(move |y| (z, y)));
+                    transfers.extend(rows.map(|(z, y)| Transfer {
+                        address: address + (z * pitch[1] + y * pitch[0]) as u64,
+                        bytes: copy.width as u64,
+                        writes,
+                        fill: false,
+                    }));
+                }
+            }
+            Op::Fill(fill) => transfers.extend((0..fill.height).map(|row| Transfer {
+                address: fill.to + (row * fill.pitch) as u64,
+                bytes: (fill.width * fill.element_bytes) as u64,
+                writes: true,
+                fill: true,
+            })),
+            _ => {}
+        }
+        transfers
+    }
+}
+
 impl Fill {
     fn run(&self, memory: &Memory) -> Result<(), MemoryError> {
         for row in 0..self.height {
@@ -238,6 +278,7 @@ impl Queue {
             dependents: Vec::new(),
             running: false,
             submitted: Instant::now(),
+            transfers: Vec::new(),
         };
         self.nodes.insert(id, node);
         id
@@ -279,6 +320,54 @@ impl Queue {
                 }
             }
         }
+    }
+
+    /// All that waits for `id`, and itself.
+    fn descendants(&self, id: u64) -> BTreeSet<u64> {
+        let mut found = BTreeSet::new();
+        let mut open = vec![id];
+        while let Some(id) = open.pop() {
+            if found.insert(id)
+                && let Some(node) = self.nodes.get(&id)
+            {
+                open.extend(&node.dependents);
+            }
+        }
+        found
+    }
+
+    /// A copy or a fill begins: launches that do not wait for it, and for which it did not wait
+    /// (else they were done), may run at the same time.
+    fn tell_launches(&mut self, id: u64) {
+        let transfers = self.nodes[&id].op.transfers();
+        if transfers.is_empty() || !self.nodes.keys().any(|&other| self.is_kernel(other)) {
+            return;
+        }
+        let later = self.descendants(id);
+        for (other, node) in &mut self.nodes {
+            if matches!(node.op, Op::Kernel(_)) && !later.contains(other) {
+                for transfer in &transfers {
+                    if !node.transfers.contains(transfer) {
+                        node.transfers.push(*transfer);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Copies and fills that nothing orders with the launch `id`, which begins.
+    fn transfers_beside(&self, id: u64) -> Vec<Transfer> {
+        let mut transfers = self.nodes[&id].transfers.clone();
+        let moves = |node: &Node| matches!(node.op, Op::Copy(_) | Op::Fill(_));
+        if self.nodes.values().any(moves) {
+            let later = self.descendants(id);
+            for (other, node) in &self.nodes {
+                if moves(node) && !later.contains(other) {
+                    transfers.extend(node.op.transfers());
+                }
+            }
+        }
+        transfers
     }
 
     /// `targets` and all that they wait for.
@@ -520,14 +609,21 @@ fn step(
             in_thread(driver, first, run);
             return (state, true);
         }
-        Op::Copy(copy) => Box::new(move || Outcome::Copied(copy.run(&driver.memory))),
-        Op::Fill(fill) => Box::new(move || Outcome::Filled(fill.run(&driver.memory))),
+        Op::Copy(copy) => {
+            state.queue.tell_launches(first);
+            Box::new(move || Outcome::Copied(copy.run(&driver.memory)))
+        }
+        Op::Fill(fill) => {
+            state.queue.tell_launches(first);
+            Box::new(move || Outcome::Filled(fill.run(&driver.memory)))
+        }
         Op::Free(address) => Box::new(move || Outcome::Freed(driver.memory.free(address))),
         Op::Kernel(_) => {
             let launch = |&(id, beside): &(u64, Beside)| match &state.queue.nodes[&id].op {
                 Op::Kernel(work) => Some(Launch {
                     programmatic: beside == Beside::Predecessor,
                     concurrent: beside == Beside::Everything,
+                    transfers: state.queue.transfers_beside(id),
                     ..work.launch.clone()
                 }),
                 _ => None,

@@ -143,6 +143,16 @@ fn generic(address: u64) -> Place {
     }
 }
 
+/// Whether a generic access reaches global memory alone, as most do.
+#[inline(always)]
+fn all_global(address: &Addresses, mask: u32) -> bool {
+    let mut other = 0;
+    for i in 0..LANES {
+        other |= u32::from(generic(address[i]) != Place::Global) << i;
+    }
+    other & mask == 0
+}
+
 /// Lanes of a generic access by the memory they reach, with addresses there.
 fn places(address: &Addresses, mask: u32) -> Vec<(Place, Addresses, u32)> {
     let mut parts = Vec::with_capacity(1);
@@ -175,8 +185,11 @@ enum What {
 /// Ranges that a warp's lanes touch, neighbours joined: start, end, first lane.
 enum Ranges {
     One([(u64, u64, u8); 1]),
-    Many(Vec<(u64, u64, u8)>),
+    Many(RangeList),
 }
+
+/// A list that is kept for the next access.
+pub(super) type RangeList = Vec<(u64, u64, u8)>;
 
 /// How the addresses of a whole warp lie.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -210,19 +223,26 @@ fn shape(address: &Addresses, mask: u32, bytes: u64) -> Shape {
 
 impl Ranges {
     #[inline(always)]
-    fn new(address: &Addresses, mask: u32, bytes: u64) -> Ranges {
-        Ranges::of(shape(address, mask, bytes), address, mask, bytes)
+    fn new(spare: &mut RangeList, address: &Addresses, mask: u32, bytes: u64) -> Ranges {
+        Ranges::of(spare, shape(address, mask, bytes), address, mask, bytes)
     }
 
     #[inline(always)]
-    fn of(shape: Shape, address: &Addresses, mask: u32, bytes: u64) -> Ranges {
+    fn of(
+        spare: &mut RangeList,
+        shape: Shape,
+        address: &Addresses,
+        mask: u32,
+        bytes: u64,
+    ) -> Ranges {
         let first = address[0];
         match shape {
             Shape::Row => return Ranges::One([(first, first.wrapping_add(bytes * 32), 0)]),
             Shape::Point => return Ranges::One([(first, first.wrapping_add(bytes), 0)]),
             Shape::Other => {}
         }
-        let mut list: Vec<(u64, u64, u8)> = Vec::with_capacity(8);
+        let mut list = std::mem::take(spare);
+        list.clear();
         for lane in lanes(mask) {
             let start = address[lane];
             let end = start + bytes;
@@ -248,6 +268,14 @@ impl Ranges {
         }
     }
 
+    /// Keeps the list for the next access.
+    #[inline(always)]
+    fn done(self, spare: &mut RangeList) {
+        if let Ranges::Many(list) = self {
+            *spare = list;
+        }
+    }
+
     /// Start of the range in which all 32 lanes lie one behind the other.
     #[inline(always)]
     fn row(&self, bytes: u64) -> Option<u64> {
@@ -262,7 +290,7 @@ impl Ranges {
 /// and alignment.
 #[inline(always)]
 fn find<'a>(
-    cx: &Context<'a>,
+    cx: &mut Context<'a>,
     warp: &mut Warp,
     address: &Addresses,
     mask: u32,
@@ -270,7 +298,8 @@ fn find<'a>(
 ) -> Result<(usize, &'a Arc<Allocation>, u32, Ranges)> {
     let shape = shape(address, mask, bytes);
     let first = mask.trailing_zeros();
-    let table = cx.run.table.all();
+    let run = cx.run;
+    let table = run.table.all();
     let start = address[first as usize];
     let holds = |i: usize| {
         table
@@ -299,7 +328,7 @@ fn find<'a>(
             index,
             allocation,
             mask,
-            Ranges::of(shape, address, mask, bytes),
+            Ranges::of(cx.ranges, shape, address, mask, bytes),
         ));
     }
     // vector code over all lanes; lanes that do not take part must not be wrong
@@ -315,7 +344,7 @@ fn find<'a>(
             index,
             allocation,
             mask,
-            Ranges::of(shape, address, mask, bytes),
+            Ranges::of(cx.ranges, shape, address, mask, bytes),
         ));
     }
     let mut same = 0;
@@ -337,7 +366,7 @@ fn find<'a>(
             same |= 1 << lane;
         }
     }
-    let ranges = Ranges::of(Shape::Other, address, same, bytes);
+    let ranges = Ranges::of(cx.ranges, Shape::Other, address, same, bytes);
     Ok((index, allocation, same, ranges))
 }
 
@@ -512,9 +541,22 @@ fn load_global(
     };
     let requested = bytes * u64::from(same.count_ones());
     note(cx, warp, index, &ranges, requested, What::Read, kind);
-    let mut buffer = Buffer([0; 32 * LANES]);
     let base = allocation.base();
     let width = bytes as usize;
+    if access.order == Order::Weak
+        && let Some(start) = ranges.row(bytes)
+        && let Some(rows) = words(access)
+    {
+        let at = (start - base) as usize;
+        let regs = &mut warp.regs;
+        match access.count {
+            1 => words_to_rows(regs, rows, &allocation.bytes().array::<{ 4 * LANES }>(at)),
+            2 => words_to_rows(regs, rows, &allocation.bytes().array::<{ 8 * LANES }>(at)),
+            _ => words_to_rows(regs, rows, &allocation.bytes().array::<{ 16 * LANES }>(at)),
+        }
+        return Ok(());
+    }
+    let mut buffer = Buffer([0; 32 * LANES]);
     if access.order != Order::Weak {
         close(cx, block, warp)?;
         for lane in lanes(same) {
@@ -541,6 +583,7 @@ fn load_global(
             allocation.bytes().read(at, to);
         }
     }
+    ranges.done(cx.ranges);
     to_registers(&mut warp.regs, access, &buffer, same);
     if same != mask {
         return load_global(cx, block, warp, access, address, mask & !same);
@@ -548,26 +591,72 @@ fn load_global(
     Ok(())
 }
 
+/// Registers of an access to one, two or four words of 32 bits a lane, all of which are wanted.
+#[inline(always)]
+fn words(access: &Access) -> Option<&[u16]> {
+    let rows = &access.data[..access.count as usize];
+    let plain = access.bytes == 4 && !access.wide && access.count <= 4;
+    (plain && !rows.contains(&NONE)).then_some(rows)
+}
+
+wide! {
+/// Words of all lanes, which lie one lane behind the other, to a register for each word.
+fn words_to_rows(regs: &mut Regs, rows: &[u16], data: &[u8]) {
+    match *rows {
+        [row] => {
+            if let Ok(words) = bytemuck::try_pod_read_unaligned::<[u32; LANES]>(data) {
+                regs.rows[row as usize].0 = words;
+            }
+        }
+        [a, b] => {
+            if let Ok(words) = bytemuck::try_pod_read_unaligned::<[[u32; 2]; LANES]>(data) {
+                u32::put(regs, a, &each(|i| words[i][0]), u32::MAX);
+                u32::put(regs, b, &each(|i| words[i][1]), u32::MAX);
+            }
+        }
+        [a, b, c, d] => {
+            // four lanes at a time
+            for (group, quad) in data.chunks_exact(64).enumerate().take(LANES / 4) {
+                let four = transposed(bytemuck::pod_read_unaligned(quad));
+                for (row, words) in [a, b, c, d].into_iter().zip(four) {
+                    regs.rows[row as usize].0[4 * group..4 * group + 4].copy_from_slice(&words);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+}
+
+#[inline(always)]
+#[cfg(target_arch = "x86_64")]
+fn transposed(words: [[u32; 4]; 4]) -> [[u32; 4]; 4] {
+    use std::arch::x86_64::*;
+    let [a, b, c, d]: [__m128i; 4] = bytemuck::cast(words);
+    // SAFETY: every processor of this architecture has these
+    unsafe {
+        let (low, high) = (_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
+        let (more_low, more_high) = (_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
+        bytemuck::cast([
+            _mm_unpacklo_epi64(low, more_low),
+            _mm_unpackhi_epi64(low, more_low),
+            _mm_unpacklo_epi64(high, more_high),
+            _mm_unpackhi_epi64(high, more_high),
+        ])
+    }
+}
+
+#[inline(always)]
+#[cfg(not(target_arch = "x86_64"))]
+fn transposed(words: [[u32; 4]; 4]) -> [[u32; 4]; 4] {
+    std::array::from_fn(|i| std::array::from_fn(|j| words[j][i]))
+}
+
 wide! {
 /// Elements of the lanes to registers, widened as the access says.
 fn to_registers(regs: &mut Regs, access: &Access, buffer: &Buffer, mask: u32) {
     let count = access.count as usize;
     let width = access.bytes as usize;
-    if (width, count, access.wide, mask) == (4, 4, false, u32::MAX) && !access.data[..4].contains(&NONE)
-    {
-        // the usual one: 16 bytes a lane, whose four rows are written side by side
-        let words: &[[u32; 4]; 2 * LANES] = bytemuck::cast_ref(&buffer.0);
-        let mut rows = [[0u32; LANES]; 4];
-        for i in 0..LANES {
-            for k in 0..4 {
-                rows[k][i] = words[i][k];
-            }
-        }
-        for k in 0..4 {
-            regs.rows[access.data[k] as usize].0 = rows[k];
-        }
-        return;
-    }
     for (k, &row) in access.data[..count].iter().enumerate() {
         if row == NONE {
             continue;
@@ -706,6 +795,7 @@ fn store_global(
     for &(start, end, _) in ranges.all() {
         allocation.mark_initialised(start - base, end - start);
     }
+    ranges.done(cx.ranges);
     if same != mask {
         return store_global(cx, block, warp, access, address, mask & !same, buffer);
     }
@@ -724,11 +814,10 @@ fn load(
     let address = addresses(&warp.regs, access.base, access.base_wide, access.offset);
     let place = match access.place {
         Place::Generic => {
-            let mut parts = places(&address, mask);
-            if let [(Place::Global, _, _)] = parts[..] {
+            if all_global(&address, mask) {
                 return load_global(cx, block, warp, access, &address, mask);
             }
-            for (place, address, mask) in parts.drain(..) {
+            for (place, address, mask) in places(&address, mask) {
                 load_at(cx, block, warp, access, place, &address, mask)?;
             }
             return Ok(());
@@ -752,11 +841,22 @@ fn load_at(
     match place {
         Place::Global | Place::Generic => load_global(cx, block, warp, access, address, mask),
         Place::Shared => {
-            let mut buffer = Buffer([0; 32 * LANES]);
             aligned(address, mask, bytes)?;
-            let (passes, conflicts) = passes(address, mask, bytes);
-            cx.counts.wavefronts += u64::from(passes);
-            cx.counts.conflicts += u64::from(conflicts);
+            count_passes(cx, address, mask, bytes);
+            if access.order == Order::Weak
+                && let Some(rows) = words(access)
+                && shape(address, mask, bytes.into()) == Shape::Row
+            {
+                let (start, len) = (address[0], bytes * LANES as u32);
+                let at = block
+                    .shared
+                    .read(warp.index, start, len, cx.pc)
+                    .map_err(|w| shared_fault(w, 0, start, bytes, block))?;
+                let data = &block.shared.data[at..at + len as usize];
+                words_to_rows(&mut warp.regs, rows, data);
+                return Ok(());
+            }
+            let mut buffer = Buffer([0; 32 * LANES]);
             if access.order != Order::Weak {
                 shared_strong(cx, block, warp, access.order, address, mask, (true, false))?;
                 for lane in lanes(mask) {
@@ -769,7 +869,7 @@ fn load_at(
                 }
                 cx.yield_now = true;
             } else {
-                let ranges = Ranges::new(address, mask, bytes.into());
+                let ranges = Ranges::new(cx.ranges, address, mask, bytes.into());
                 for &(start, end, lane) in ranges.all() {
                     block
                         .shared
@@ -787,6 +887,7 @@ fn load_at(
                             .copy_from_slice(&block.shared.data[at..at + width]);
                     }
                 }
+                ranges.done(cx.ranges);
             }
             to_registers(&mut warp.regs, access, &buffer, mask);
             Ok(())
@@ -841,17 +942,12 @@ fn store(
     let address = addresses(&warp.regs, access.base, access.base_wide, access.offset);
     let mut buffer = Buffer([0; 32 * LANES]);
     from_registers(&warp.regs, access, &mut buffer);
-    if access.place != Place::Generic {
-        return store_at(
-            cx,
-            block,
-            warp,
-            access,
-            access.place,
-            &address,
-            mask,
-            &buffer,
-        );
+    let place = match access.place {
+        Place::Generic if all_global(&address, mask) => Place::Global,
+        place => place,
+    };
+    if place != Place::Generic {
+        return store_at(cx, block, warp, access, place, &address, mask, &buffer);
     }
     for (place, address, mask) in places(&address, mask) {
         store_at(cx, block, warp, access, place, &address, mask, &buffer)?;
@@ -878,9 +974,7 @@ fn store_at(
         }
         Place::Shared => {
             aligned(address, mask, bytes)?;
-            let (passes, conflicts) = passes(address, mask, bytes);
-            cx.counts.wavefronts += u64::from(passes);
-            cx.counts.conflicts += u64::from(conflicts);
+            count_passes(cx, address, mask, bytes);
             cx.progress = true;
             if access.order != Order::Weak {
                 shared_strong(cx, block, warp, access.order, address, mask, (false, true))?;
@@ -894,13 +988,14 @@ fn store_at(
                 }
                 return Ok(());
             }
-            let ranges = Ranges::new(address, mask, bytes.into());
+            let ranges = Ranges::new(cx.ranges, address, mask, bytes.into());
             for &(start, end, lane) in ranges.all() {
                 block
                     .shared
                     .write(warp.index, start, (end - start) as u32, cx.pc)
                     .map_err(|w| shared_fault(w, lane.into(), start, bytes, block))?;
             }
+            ranges.done(cx.ranges);
             for lane in lanes(mask) {
                 let at = address[lane] as usize;
                 block.shared.data[at..at + width]
@@ -991,6 +1086,66 @@ fn passes(address: &Addresses, mask: u32, bytes: u32) -> (u32, u32) {
         }
     }
     wavefronts(address, mask, bytes)
+}
+
+/// Where the lanes of a shared access lay when its instruction last ran, and what it took.
+#[derive(Debug, Clone)]
+pub(super) struct Pattern {
+    grid: usize,
+    pc: u32,
+    mask: u32,
+    address: Addresses,
+    passes: u32,
+    conflicts: u32,
+}
+
+impl Default for Pattern {
+    fn default() -> Pattern {
+        Pattern {
+            grid: 0,
+            pc: u32::MAX,
+            mask: 0,
+            address: [0; LANES],
+            passes: 0,
+            conflicts: 0,
+        }
+    }
+}
+
+wide! {
+/// Whether all lanes moved by the same multiple of a row of the banks: banks and words that
+/// meet are then the same.
+fn moved(from: &Addresses, to: &Addresses, mask: u32) -> bool {
+    let first = mask.trailing_zeros() as usize % LANES;
+    let by = to[first].wrapping_sub(from[first]);
+    let mut apart = 0;
+    for i in 0..LANES {
+        let taken = u64::from(mask >> i & 1).wrapping_neg();
+        apart |= (to[i].wrapping_sub(from[i]) ^ by) & taken;
+    }
+    apart == 0 && by % 128 == 0
+}
+}
+
+/// Counts the passes of a shared access. A loop repeats its patterns, so each is worked out once.
+#[inline(always)]
+fn count_passes(cx: &mut Context<'_>, address: &Addresses, mask: u32, bytes: u32) {
+    let at = cx.pc as usize % cx.patterns.len();
+    let pattern = &mut cx.patterns[at];
+    let key = (cx.grid.index, cx.pc, mask);
+    if (pattern.grid, pattern.pc, pattern.mask) != key || !moved(&pattern.address, address, mask) {
+        let (passes, conflicts) = passes(address, mask, bytes);
+        *pattern = Pattern {
+            grid: cx.grid.index,
+            pc: cx.pc,
+            mask,
+            address: *address,
+            passes,
+            conflicts,
+        };
+    }
+    cx.counts.wavefronts += u64::from(pattern.passes);
+    cx.counts.conflicts += u64::from(pattern.conflicts);
 }
 
 fn shared_fault(wrong: Wrong, lane: u32, address: u64, bytes: u32, block: &Block) -> Box<Fault> {
@@ -1181,9 +1336,7 @@ fn atomic_shared(
     let bytes = atomic.ty.bytes();
     let width = bytes as usize;
     aligned(address, mask, bytes)?;
-    let (passes, conflicts) = passes(address, mask, bytes);
-    cx.counts.wavefronts += u64::from(passes);
-    cx.counts.conflicts += u64::from(conflicts);
+    count_passes(cx, address, mask, bytes);
     shared_strong(cx, block, warp, atomic.order, address, mask, (true, true))?;
     let mut changed = false;
     for lane in lanes(mask) {
@@ -1300,9 +1453,7 @@ fn matrix(
         (1 << (8 * matrix.count)) - 1
     };
     aligned(&address, used, 16)?;
-    let (passes, conflicts) = wavefronts(&address, used, 16);
-    cx.counts.wavefronts += u64::from(passes);
-    cx.counts.conflicts += u64::from(conflicts);
+    count_passes(cx, &address, used, 16);
     for lane in lanes(used) {
         let at = address[lane];
         let checked = if matrix.store {
@@ -1324,6 +1475,14 @@ fn matrix(
                 }
             }
             cx.progress = true;
+        } else if !matrix.transposed {
+            // four neighbours of a row for each of four lanes: a row of 16 bytes as it lies
+            let values = &mut warp.regs.rows[matrix.data[m] as usize].0;
+            for (row, words) in values.chunks_exact_mut(4).enumerate() {
+                let at = address[8 * m + row] as usize;
+                let data: &[u8] = &block.shared.data[at..at + 16];
+                words.copy_from_slice(&bytemuck::pod_read_unaligned::<[u32; 4]>(data));
+            }
         } else {
             let mut rows = [[0u16; 8]; 8];
             for (row, out) in rows.iter_mut().enumerate() {
@@ -1333,7 +1492,7 @@ fn matrix(
                     *half = u16::from_le_bytes([block.shared.data[at], block.shared.data[at + 1]]);
                 }
             }
-            let values = mma::matrix_to_lanes(&rows, matrix.transposed);
+            let values = mma::matrix_to_lanes(&rows, true);
             u32::put(&mut warp.regs, matrix.data[m], &values, u32::MAX);
         }
     }
@@ -1389,11 +1548,15 @@ fn cp_async(
         check_initialised(allocation, &ranges, &from, same, bytes.into())?;
         let requested = u64::from(bytes) * u64::from(same.count_ones());
         note(cx, warp, index, &ranges, requested, What::Read, Kind::Read);
+        ranges.done(cx.ranges);
         for lane in lanes(same) {
             let at = (from[lane] - allocation.base()) as usize;
-            allocation
-                .bytes()
-                .read(at, &mut buffer.0[lane * width..(lane + 1) * width]);
+            let to = &mut buffer.0[lane * width..(lane + 1) * width];
+            if let Ok(to) = <&mut [u8; 16]>::try_from(&mut *to) {
+                *to = allocation.bytes().array(at);
+            } else {
+                allocation.bytes().read(at, to);
+            }
         }
         rest &= !same;
     }
@@ -1407,15 +1570,13 @@ fn cp_async(
         if offset + size > allocation.len() {
             return Err(outside(cx, from[lane], lane as u32, size));
         }
-        let ranges = Ranges::new(&from, lane_mask, size);
+        let ranges = Ranges::new(cx.ranges, &from, lane_mask, size);
         check_initialised(allocation, &ranges, &from, lane_mask, size)?;
         note(cx, warp, index, &ranges, size, What::Read, Kind::Read);
         let to = &mut buffer.0[lane * width..lane * width + size as usize];
         allocation.bytes().read(offset as usize, to);
     }
-    let (passes, conflicts) = passes(&to, mask, bytes);
-    cx.counts.wavefronts += u64::from(passes);
-    cx.counts.conflicts += u64::from(conflicts);
+    count_passes(cx, &to, mask, bytes);
     for lane in lanes(mask) {
         let at = block
             .shared
@@ -1436,18 +1597,17 @@ fn cp_async(
 
 /// Ends the copies of the lanes of `mask` for which `over` holds.
 fn wait(block: &mut Block, warp: &mut Warp, mask: u32, over: impl Fn(&Warp, &Copy) -> bool) {
-    let copies = std::mem::take(&mut warp.copies);
-    let mut left = Vec::new();
-    for copy in copies {
-        if mask >> copy.lane & 1 == 1 && over(warp, &copy) {
+    let mut copies = std::mem::take(&mut warp.copies);
+    copies.retain(|copy| {
+        let over = mask >> copy.lane & 1 == 1 && over(warp, copy);
+        if over {
             block
                 .shared
                 .end_copy(warp.index, copy.at, copy.bytes, copy.pc);
-        } else {
-            left.push(copy);
         }
-    }
-    warp.copies = left;
+        !over
+    });
+    warp.copies = copies;
 }
 
 // ---- mbarriers: an opaque word of 64 bits in shared memory
@@ -1514,6 +1674,10 @@ fn mbarrier(
         address = address.map(|a| a.wrapping_sub(SHARED_WINDOW));
     }
     aligned(&address, mask, 8)?;
+    if matches!(op.op, CpAsync | CpAsyncNoInc) {
+        // the copies of the thread end here, in the segment that the arrival publishes
+        wait(block, warp, mask, |_, _| true);
+    }
     close(cx, block, warp)?;
     let mut done = 0u32;
     for lane in lanes(mask) {
@@ -1562,9 +1726,6 @@ fn mbarrier(
                 return Err(bad("an mbarrier that was not initialised".to_owned()));
             }
             Arrive | ArriveDrop | ArriveExpect | CpAsync | CpAsyncNoInc => {
-                if matches!(op.op, CpAsync | CpAsyncNoInc) {
-                    wait(block, warp, 1 << lane, |_, _| true);
-                }
                 let count = match op.op {
                     Arrive | ArriveDrop => value as u32,
                     // counts itself in first

@@ -44,6 +44,7 @@ struct Decoder<'a> {
     guard: (u16, bool),
     at: usize,
     capability: u32,
+    param_bytes: u32,
 }
 
 /// Decodes `kernel`. `globals` are the addresses of the module's variables.
@@ -103,6 +104,7 @@ pub(crate) fn decode(
         guard: (NONE, false),
         at: 0,
         capability,
+        param_bytes: params.last().map_or(0, |p| p.offset + p.bytes),
     };
     let mut places = Vec::with_capacity(flat.instructions.len());
     for (at, instruction) in flat.instructions.iter().enumerate() {
@@ -139,6 +141,9 @@ pub(crate) fn decode(
             _ => {}
         }
     }
+    if decoder.next_row > usize::from(NONE) - 2 {
+        return decoder.error(format!("{} registers and constants", decoder.next_row));
+    }
     let mut code = decoder.code;
     code.rows = decoder.next_row;
     code.preds = rows.preds;
@@ -149,7 +154,7 @@ pub(crate) fn decode(
         .any(|i| matches!(i.op, Op::LaunchDependents));
     Ok(Decoded {
         code,
-        static_shared: static_shared as u32,
+        static_shared: u32::try_from(static_shared).unwrap_or(u32::MAX),
         local_bytes: flat.local_bytes as u32,
         pressure: rows.pressure,
     })
@@ -347,6 +352,9 @@ impl Decoder<'_> {
             "%lanemask_ge" => LaneMask(super::ops::LaneMask::Ge),
             "%dynamic_smem_size" => DynamicShared,
             "%total_smem_size" => TotalShared,
+            // as cooperative groups find the counter of their barrier
+            "%envreg1" => Environment(1),
+            "%envreg2" => Environment(2),
             // clusters of one block
             "%cluster_ctarank" | "%cluster_ctaid.x" | "%cluster_ctaid.y" | "%cluster_ctaid.z" => {
                 return Ok(Constant::Bits(0));
@@ -394,7 +402,7 @@ impl Decoder<'_> {
                     Symbol::Param(a) => PARAM_WINDOW + a,
                 };
                 let row = self.bits(address, true);
-                Ok((row, true, offset + more))
+                Ok((row, true, offset.wrapping_add(*more)))
             }
             None => {
                 let row = self.bits(0, true);
@@ -569,7 +577,27 @@ impl Decoder<'_> {
                 self.push(Op::Prefetch, Slots::default(), Class::Global);
                 Ok(())
             }
-            "nanosleep" => {
+            // a policy of the cache: its value means nothing here
+            "createpolicy" => {
+                mods.first();
+                let known = mods.one_of(&["fractional", "range"]).is_some();
+                mods.take("global");
+                self.cache_hints(&mut mods);
+                mods.take("L2::evict_unchanged");
+                if !known || mods.ty() != Some(Type::B64) || !mods.is_empty() {
+                    return self.unknown(instruction);
+                }
+                self.count(instruction, 1..=4)?;
+                let slots = Slots {
+                    d: self.register(&operands[0], Type::B64)?,
+                    a: self.bits(0, true),
+                    ..Slots::default()
+                };
+                self.push(Op::Lanes(select::copy(true)), slots, Class::Move);
+                Ok(())
+            }
+            // nobody listens to events of the profiler
+            "nanosleep" | "pmevent" => {
                 self.push(Op::Nop, Slots::default(), Class::Control);
                 Ok(())
             }
@@ -698,7 +726,7 @@ impl Decoder<'_> {
                 Ok(())
             }
             (Operand::Vector(list), a) => {
-                let part = 8 * ty.bytes() / list.len() as u32;
+                let part = 8 * ty.bytes() / (list.len() as u32).max(1);
                 let a = self.value(a, ty)?;
                 let (run, part_ty) = match (ty.bytes(), part) {
                     (8, 32) => (select::part64(), Type::B32),
@@ -1159,8 +1187,15 @@ impl Decoder<'_> {
                 Some(Operand::Symbol(name, more)) => match self.symbol(name)? {
                     Symbol::Local(_) => place = Some("local"),
                     Symbol::Param(start) => {
-                        let offset = start.wrapping_add_signed(at + more) as u32;
-                        return self.load_param(instruction, ty, count, offset);
+                        let offset = start.wrapping_add_signed(at.wrapping_add(*more));
+                        let end = offset.saturating_add(bytes.into());
+                        if end > self.param_bytes.into() {
+                            return self.error(format!(
+                                "{bytes} bytes at {offset} of {} of parameters",
+                                self.param_bytes
+                            ));
+                        }
+                        return self.load_param(instruction, ty, count, offset as u32);
                     }
                     _ => return self.unknown(instruction),
                 },

@@ -20,6 +20,14 @@ pub(super) struct Flat {
     pub local_bytes: u64,
 }
 
+/// Most calls inside each other.
+const CALLS: usize = 64;
+/// Most instructions of a kernel with all that it calls, and most registers.
+const INSTRUCTIONS: usize = 1 << 20;
+const REGISTERS: usize = 1 << 20;
+/// Most local memory of a thread, as on hardware.
+const LOCAL: u64 = 512 << 10;
+
 /// Local memory starts here, so that a null pointer is outside.
 const LOCAL_START: u64 = 16;
 
@@ -50,10 +58,25 @@ fn inline(
             ),
         ));
     }
+    if stack.len() >= CALLS {
+        return Err(LoadError::unsupported(
+            function.line,
+            format!("calls more than {CALLS} deep"),
+        ));
+    }
     stack.push(function.name.clone());
     let base = flat.registers.len() as Reg;
     let instance = flat.instructions.len();
     flat.registers.extend(&function.registers);
+    if flat.registers.len() > REGISTERS || flat.instructions.len() > INSTRUCTIONS {
+        return Err(LoadError::unsupported(
+            function.line,
+            format!(
+                "a kernel of more than {INSTRUCTIONS} instructions or {REGISTERS} registers with \
+                 all that it calls"
+            ),
+        ));
+    }
     for variable in &function.variables {
         match variable.space {
             Space::Shared => {
@@ -66,6 +89,12 @@ fn inline(
                 let align = u64::from(variable.align.max(1));
                 let start = flat.local_bytes.next_multiple_of(align);
                 flat.local_bytes = start + variable.bytes;
+                if flat.local_bytes > LOCAL + LOCAL_START {
+                    return Err(LoadError::unsupported(
+                        variable.line,
+                        format!("more than {LOCAL} bytes of local memory for a thread"),
+                    ));
+                }
                 flat.locals.insert(name.clone(), start);
                 names.insert(variable.name.clone(), name);
             }
@@ -266,7 +295,7 @@ pub(super) fn written_and_read(instruction: &Instruction) -> (Vec<Reg>, Vec<Reg>
         | "applypriority" | "softcuda_assert" | "brkpt" | "pmevent" => true,
         "bar" | "barrier" => !instruction.opcode.iter().any(|m| m == "red"),
         "mbarrier" => {
-            let what = instruction.opcode[1].as_str();
+            let what = instruction.opcode.get(1).map_or("", String::as_str);
             matches!(what, "init" | "inval" | "expect_tx" | "complete_tx")
                 || matches!(instruction.operands.first(), Some(Operand::Address(..)))
         }

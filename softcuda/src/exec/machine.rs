@@ -5,10 +5,10 @@ use super::order::{self, Locations, Log};
 use super::shared::Shared;
 use super::sync::{self, BarrierState};
 use super::warp::{self, Fault, Stop, Wait, Warp};
-use super::{Launch, Options, Overlap, Rule, Violation, code};
+use super::{Launch, Options, Overlap, Rule, Transfer, Violation, code};
 use crate::counts::{Counts, Traffic};
 use crate::device::Model;
-use crate::memory::{Memory, Table};
+use crate::memory::{Allocation, Kind, Memory, Table};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
@@ -33,6 +33,8 @@ pub(super) struct Grid<'a> {
     pub touched: Vec<OnceLock<Box<[AtomicU64]>>>,
     order: (u64, u64),
     resident: u64,
+    /// Where the counter of the barrier of a cooperative grid lies; 0 for other grids.
+    workspace: u64,
 }
 
 impl Grid<'_> {
@@ -178,6 +180,9 @@ pub(super) struct Context<'a> {
     /// Memory changed.
     pub progress: bool,
     pub recent: &'a mut [u32; 64],
+    /// Lists and patterns kept from one access to the next.
+    pub ranges: &'a mut super::access::RangeList,
+    pub patterns: &'a mut [super::access::Pattern; 64],
 }
 
 /// A small generator for orders (SplitMix64).
@@ -209,6 +214,8 @@ struct Worker {
     spare: Vec<Box<Block>>,
     random: Random,
     recent: Box<[u32; 64]>,
+    ranges: super::access::RangeList,
+    patterns: Box<[super::access::Pattern; 64]>,
     /// The warp that takes its turn; in its block stands what was here before.
     running: Warp,
 }
@@ -317,6 +324,8 @@ impl Worker {
             yield_now: false,
             progress: false,
             recent: &mut self.recent,
+            ranges: &mut self.ranges,
+            patterns: &mut self.patterns,
             polled: false,
         };
         let mut executed = 0u64;
@@ -530,6 +539,8 @@ fn specials(run: &Run, grid: &Grid, warp: &mut Warp, index: u32, ctaid: [u32; 3]
                 }
                 DynamicShared => launch.dynamic_shared,
                 TotalShared => launch.dynamic_shared + launch.kernel.static_shared,
+                Environment(1) => (grid.workspace >> 32) as u32,
+                Environment(_) => grid.workspace as u32,
             })
         };
         set_row(&mut warp.regs.rows, row, wide, value);
@@ -708,11 +719,45 @@ fn check(model: &Model, launch: &Launch, index: usize) -> Result<u64, Box<Violat
     Ok(resident)
 }
 
+/// Bytes of a grid's workspace: its size, and the counter of its barrier.
+const WORKSPACE: u64 = 256;
+
 pub(super) fn launch(
     memory: &Memory,
     model: &Model,
     options: &Options,
     launches: &[Launch],
+) -> Result<Vec<Counts>, Box<Violation>> {
+    // cooperative groups count the arrivals at a barrier of the grid in memory of the driver
+    let asks = |launch: &&Launch| {
+        let environment =
+            |c: &(u16, bool, Constant)| matches!(c.2, Constant::Special(Special::Environment(_)));
+        launch.cooperative && launch.kernel.code.constants.iter().any(environment)
+    };
+    let mut workspaces = vec![0; launches.len()];
+    for (launch, workspace) in launches.iter().zip(&mut workspaces) {
+        if asks(&launch)
+            && let Ok(address) = memory.alloc_kind(WORKSPACE, 256, Kind::Module)
+            && memory.fill(address, 0, 4, WORKSPACE / 4).is_ok()
+            && memory.label(address, "workspace of the grid").is_ok()
+        {
+            *workspace = address;
+        }
+    }
+    let result = launch_with(memory, model, options, launches, &workspaces);
+    for workspace in workspaces.into_iter().filter(|&address| address != 0) {
+        // it was made above, and nobody else knows it
+        let _ = memory.free(workspace);
+    }
+    result
+}
+
+fn launch_with(
+    memory: &Memory,
+    model: &Model,
+    options: &Options,
+    launches: &[Launch],
+    workspaces: &[u64],
 ) -> Result<Vec<Counts>, Box<Violation>> {
     let table = memory.table();
     let mut random = Random(options.seed);
@@ -746,6 +791,7 @@ pub(super) fn launch(
             touched: (0..table.all().len()).map(|_| OnceLock::new()).collect(),
             order: (step, random.next() % blocks),
             resident,
+            workspace: workspaces[index],
         });
         first_block = first_block.wrapping_add(blocks as u32);
     }
@@ -780,6 +826,8 @@ pub(super) fn launch(
         spare: Vec::new(),
         random: Random(options.seed ^ (i as u64 + 1).wrapping_mul(0xa076_1d64_78bd_642f)),
         recent: Box::new([u32::MAX; 64]),
+        ranges: Vec::new(),
+        patterns: Box::new(std::array::from_fn(|_| Default::default())),
         running: Warp::new(),
     };
     let mut workers: Vec<Worker> = (0..count).map(new_worker).collect();
@@ -808,6 +856,13 @@ pub(super) fn launch(
         logs.push(worker.log);
     }
     let race = order::races(&logs).map(|race| race_violation(&run, &logs, race));
+    let race = race.or_else(|| {
+        if launches.iter().all(|launch| launch.transfers.is_empty()) {
+            return None;
+        }
+        let transfers = |grid: usize| launches[grid].transfers.clone();
+        order::transfer_race(&logs, transfers).map(|found| transfer_violation(&run, &logs, found))
+    });
     // a race explains a fault, a hang above all; but a fault of its own kind comes first
     match (found, race) {
         (Some(found), Some(race)) if found.rule == Rule::Deadlock => {
@@ -866,10 +921,7 @@ fn race_violation(run: &Run, logs: &[Log], race: order::Race) -> Box<Violation> 
             "byte {} of {} {verb} here and {other_verb} by warp {} of block {other_block:?} of \
              `{}` at PTX line {other_line}, {why}",
             race.address - allocation.base(),
-            match allocation.label().as_str() {
-                "" => format!("the {} bytes at {:#x}", allocation.len(), allocation.base()),
-                label => format!("`{label}`"),
-            },
+            name(allocation),
             first.warp,
             other_grid.launch.kernel.name,
         ),
@@ -882,6 +934,51 @@ fn race_violation(run: &Run, logs: &[Log], race: order::Race) -> Box<Violation> 
         thread: thread_of(grid.launch, second.warp as usize, 0),
         address: Some(race.address),
     })
+}
+
+fn transfer_violation(
+    run: &Run,
+    logs: &[Log],
+    (log, entry, transfer, address): (usize, order::Entry, Transfer, u64),
+) -> Box<Violation> {
+    let segment = &logs[log].segments[entry.segment as usize];
+    let grid = &run.grids[segment.grid];
+    let allocation = &run.table.all()[entry.allocation as usize];
+    let code = &grid.launch.kernel.code;
+    let [x, y, _] = grid.launch.grid;
+    let index = segment.block - grid.first_block;
+    Box::new(Violation {
+        rule: Rule::GlobalRace,
+        message: format!(
+            "byte {} of {} {} here and {} by a {} of another stream, with nothing that orders the \
+             two",
+            address - allocation.base(),
+            name(allocation),
+            if entry.kind.writes() {
+                "written"
+            } else {
+                "read"
+            },
+            if transfer.writes { "written" } else { "read" },
+            if transfer.fill { "fill" } else { "copy" },
+        ),
+        code: code::LAUNCH_FAILED,
+        grid: segment.grid,
+        kernel: grid.launch.kernel.name.clone(),
+        line: code.meta[entry.pc as usize].line,
+        location: location(code, entry.pc),
+        block: [index % x, index / x % y, index / x / y],
+        thread: thread_of(grid.launch, segment.warp as usize, 0),
+        address: Some(address),
+    })
+}
+
+/// An allocation by its label, or by its place.
+fn name(allocation: &Allocation) -> String {
+    match allocation.label().as_str() {
+        "" => format!("the {} bytes at {:#x}", allocation.len(), allocation.base()),
+        label => format!("`{label}`"),
+    }
 }
 
 fn sum<'a>(run: &Run, index: usize, parts: impl Iterator<Item = &'a GridCounts>) -> Counts {

@@ -40,8 +40,14 @@ pub(super) fn transpose(regs: &mut Regs, d: u16, a: u16) {
 
 /// D = A B + C for the whole warp. A is 16 x k by rows, B is k x 8 by columns.
 pub(super) fn run(regs: &mut Regs, mma: &Mma, accumulate: Accumulate) {
+    let types = (mma.a_type, mma.c_type, mma.d_type);
     match mma.a_type {
         Element::S8 | Element::U8 => integer(regs, mma),
+        _ if types == (Element::Bf16, Element::F32, Element::F32)
+            && (mma.k, accumulate) == (16, Accumulate::Sequential) =>
+        {
+            brain(regs, mma);
+        }
         _ => float(regs, mma, accumulate),
     }
 }
@@ -132,6 +138,61 @@ macro_rules! fill {
             }
         }
     };
+}
+
+wide! {
+/// `m16n8k16` of bf16, of which models are made: a register of A or B is an 8x8 matrix by rows, or
+/// by columns for B, four lanes to a row.
+fn brain(regs: &mut Regs, mma: &Mma) {
+    let values: [[u32; LANES]; 4] = [0, 1, 2, 3].map(|i| regs.rows[mma.a[i] as usize].0);
+    let columns: [[u32; LANES]; 2] = [0, 1].map(|i| regs.rows[mma.b[i] as usize].0);
+    let old: [[f32; LANES]; 4] = [0, 1, 2, 3].map(|i| f32::get(regs, mma.c[i]));
+    let mut b = [[0f32; 8]; 16];
+    for half in 0..2 {
+        for pair in 0..4 {
+            for column in 0..8 {
+                let word = columns[half][4 * column + pair];
+                b[8 * half + 2 * pair][column] = f32::from_bits(word << 16);
+                b[8 * half + 2 * pair + 1][column] = f32::from_bits(word & 0xffff_0000);
+            }
+        }
+    }
+    let mut new = [[0f32; LANES]; 4];
+    for upper in 0..2 {
+        let mut sums = [[0f32; 8]; 8];
+        for row in 0..8 {
+            for pair in 0..4 {
+                sums[row][2 * pair] = old[2 * upper][4 * row + pair];
+                sums[row][2 * pair + 1] = old[2 * upper + 1][4 * row + pair];
+            }
+        }
+        for half in 0..2 {
+            let words = &values[2 * half + upper];
+            for pair in 0..4 {
+                // eight rows side by side: sums of a row wait for each other
+                for part in 0..2 {
+                    let line = b[8 * half + 2 * pair + part];
+                    for row in 0..8 {
+                        let word = words[4 * row + pair];
+                        let x = f32::from_bits(if part == 0 { word << 16 } else { word & 0xffff_0000 });
+                        for column in 0..8 {
+                            sums[row][column] = x.mul_add(line[column], sums[row][column]);
+                        }
+                    }
+                }
+            }
+        }
+        for row in 0..8 {
+            for pair in 0..4 {
+                new[2 * upper][4 * row + pair] = canon(sums[row][2 * pair]);
+                new[2 * upper + 1][4 * row + pair] = canon(sums[row][2 * pair + 1]);
+            }
+        }
+    }
+    for i in 0..4 {
+        f32::put(regs, mma.d[i], &new[i], u32::MAX);
+    }
+}
 }
 
 wide! {

@@ -1,8 +1,10 @@
 //! Execution: decoded kernels, warps, schedulers, checks.
 
 mod access;
+mod bits;
 mod convert;
 pub(crate) mod decode;
+mod double;
 mod float;
 mod flow;
 mod lanes;
@@ -113,6 +115,22 @@ pub struct Launch {
     /// From another stream, with nothing that orders it: may overlap every grid before it in the
     /// list from its start (`griddepcontrol.wait` waits for none of them). The driver sets it.
     pub concurrent: bool,
+    /// Copies and fills of other streams that nothing orders with this grid, whenever they are
+    /// done. The driver sets them.
+    pub transfers: Vec<Transfer>,
+}
+
+/// Bytes that a copy reads or writes, or that a fill writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Transfer {
+    /// First address.
+    pub address: u64,
+    /// How many bytes from there on.
+    pub bytes: u64,
+    /// Whether it writes them.
+    pub writes: bool,
+    /// A fill, or else a copy.
+    pub fill: bool,
 }
 
 /// How a programmatic successor runs beside its predecessor.
@@ -168,7 +186,8 @@ pub enum Rule {
     Uninitialised,
     /// Warps of a block touch the same shared memory without a barrier between them.
     SharedRace,
-    /// Warps or blocks, of one grid or of two that overlap, touch the same global memory unordered.
+    /// Warps or blocks, of one grid or of two that overlap, touch the same global memory
+    /// unordered, or a grid and a copy or fill of another stream do.
     GlobalRace,
     /// A read through the non-coherent path of memory that a live grid writes.
     NonCoherent,

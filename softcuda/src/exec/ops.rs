@@ -359,6 +359,8 @@ pub(crate) enum Special {
     LaneMask(LaneMask),
     DynamicShared,
     TotalShared,
+    /// `%envreg`: what the driver tells the kernel.
+    Environment(u8),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,6 +5,7 @@
 //! its clock is a segment. An access is ordered before another if the warp of the other knew that
 //! clock at the time.
 
+use super::Transfer;
 use super::ops::{Order, Scope};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -292,7 +293,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn writes(self) -> bool {
+    pub fn writes(self) -> bool {
         matches!(self, Kind::Write | Kind::StrongWrite | Kind::BlockWrite)
     }
     fn strong(self) -> bool {
@@ -353,8 +354,36 @@ fn before(a: &Segment, strong: bool, b: &Segment) -> bool {
     known.is_some_and(|clocks| clocks[a.warp as usize] >= clock)
 }
 
+/// Finds an access of a grid to bytes that a transfer of another stream touches, one of the two a
+/// write. Atomic and volatile accesses are left alone: flags are handed over that way.
+pub(super) fn transfer_race(
+    logs: &[Log],
+    transfers: impl Fn(usize) -> Vec<Transfer>,
+) -> Option<(usize, Entry, Transfer, u64)> {
+    let mut of_grid: HashMap<usize, Vec<Transfer>> = HashMap::new();
+    for (l, log) in logs.iter().enumerate() {
+        for entry in log
+            .entries
+            .iter()
+            .filter(|e| !e.kind.strong() || e.kind.block_only())
+        {
+            let grid = log.segments[entry.segment as usize].grid;
+            let transfers = of_grid.entry(grid).or_insert_with(|| transfers(grid));
+            let end = entry.address + u64::from(entry.bytes);
+            for transfer in transfers.iter() {
+                let start = entry.address.max(transfer.address);
+                let meets = start < end.min(transfer.address + transfer.bytes);
+                if meets && (transfer.writes || entry.kind.writes()) {
+                    return Some((l, *entry, *transfer, start));
+                }
+            }
+        }
+    }
+    None
+}
+
 /// Pages by which the log is sorted.
-const PAGE: u64 = 256;
+const PAGE: u64 = 128;
 
 /// Finds accesses of different warps to the same bytes, at least one of them a write, that
 /// nothing orders.

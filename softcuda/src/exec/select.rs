@@ -3,6 +3,8 @@
 //! Every modifier is taken by somebody; one that is left over, or an opcode or type that is not
 //! listed, stops the loading of the module.
 
+use super::bits;
+use super::double::*;
 use super::float::*;
 use super::lanes::*;
 use crate::ptx::Type;
@@ -54,6 +56,10 @@ impl<'a> Mods<'a> {
 
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.list.contains(&name)
     }
 
     fn round(&mut self) -> Option<Round> {
@@ -137,19 +143,19 @@ fn class_of(ty: Type) -> Class {
     }
 }
 
-fn unary(ty: Type, run: LaneFn) -> Option<Selected> {
+pub(super) fn unary(ty: Type, run: LaneFn) -> Option<Selected> {
     some(run, ty, &[ty])
 }
 
-fn binary(ty: Type, run: LaneFn) -> Option<Selected> {
+pub(super) fn binary(ty: Type, run: LaneFn) -> Option<Selected> {
     some(run, ty, &[ty, ty])
 }
 
-fn ternary(ty: Type, run: LaneFn) -> Option<Selected> {
+pub(super) fn ternary(ty: Type, run: LaneFn) -> Option<Selected> {
     some(run, ty, &[ty, ty, ty])
 }
 
-fn some(run: LaneFn, d: Type, args: &[Type]) -> Option<Selected> {
+pub(super) fn some(run: LaneFn, d: Type, args: &[Type]) -> Option<Selected> {
     let class = class_of(args.first().copied().unwrap_or(d));
     Some(Selected {
         run,
@@ -171,9 +177,17 @@ pub(crate) fn select(mods: &mut Mods) -> Option<Selected> {
         "min" | "max" => min_max(op, mods),
         "abs" | "neg" => abs_neg(op, mods),
         "and" | "or" | "xor" | "not" | "cnot" => logic(op, mods),
-        "shl" | "shr" => shift(op, mods),
-        "shf" | "popc" | "clz" | "brev" | "bfind" | "bfe" | "bfi" | "prmt" | "sad" | "dp4a"
-        | "dp2a" | "mul24" | "mad24" | "bmsk" | "szext" => bits(op, mods),
+        "shl" | "shr" => bits::shift(op, mods),
+        "shf" | "popc" | "clz" | "brev" | "bfind" | "bfe" | "prmt" | "bmsk" | "szext" | "fns" => {
+            bits::bits(op, mods)
+        }
+        "sad" | "dp4a" | "dp2a" | "mul24" | "mad24" | "vabsdiff2" | "vabsdiff4" => {
+            bits::products(op, mods)
+        }
+        "madc" => {
+            let ty = mods.ty()?;
+            mad_carry(true, ty, mods)
+        }
         "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" => special(op, mods),
         "copysign" => match mods.ty()? {
             F32 => binary(
@@ -329,7 +343,7 @@ macro_rules! f32_directed {
 
 /// An exact zero sum has the sign that the direction of rounding gives it.
 #[inline(always)]
-fn zero_sum(x: f64, a: f64, b: f64, down: bool) -> f64 {
+pub(crate) fn zero_sum(x: f64, a: f64, b: f64, down: bool) -> f64 {
     if x == 0.0 && down && !(a == 0.0 && b == 0.0 && a.is_sign_positive() && b.is_sign_positive()) {
         -0.0
     } else {
@@ -338,6 +352,9 @@ fn zero_sum(x: f64, a: f64, b: f64, down: bool) -> f64 {
 }
 
 fn add_sub_mul(op: &str, mods: &mut Mods) -> Option<Selected> {
+    if op == "add" && mods.one_of(&["u16x2", "s16x2"]).is_some() {
+        return binary(B32, lanes!(u32: |a, b| each2(a, b, u16::wrapping_add)));
+    }
     let ty = mods.ty()?;
     match ty {
         F32 => {
@@ -518,81 +535,6 @@ fn add_sub_mul(op: &str, mods: &mut Mods) -> Option<Selected> {
     }
 }
 
-fn add64(a: f64, b: f64, mode: Round) -> f64 {
-    let s = a + b;
-    if s.is_infinite() && a.is_finite() && b.is_finite() {
-        return overflow64(s, mode);
-    }
-    let t = s - a;
-    let error = (a - (s - t)) + (b - t);
-    zero_sum(direct64(s, error, mode), a, b, mode == Round::Rm)
-}
-
-fn overflow64(s: f64, mode: Round) -> f64 {
-    match mode {
-        Round::Rz => f64::MAX.copysign(s),
-        Round::Rm if s > 0.0 => f64::MAX,
-        Round::Rp if s < 0.0 => f64::MIN,
-        _ => s,
-    }
-}
-
-fn mul64(a: f64, b: f64, mode: Round) -> f64 {
-    let p = a * b;
-    if p.is_infinite() && a.is_finite() && b.is_finite() {
-        return overflow64(p, mode);
-    }
-    if a == 0.0 || b == 0.0 || !p.is_finite() {
-        return p;
-    }
-    // the error is exact only away from underflow: scale up where it is near
-    let exponent = |x: f64| (x.to_bits() >> 52 & 0x7ff) as i32;
-    if exponent(a) + exponent(b) < 1023 + 120 || exponent(a) == 0 || exponent(b) == 0 {
-        return mul64_small(a, b, mode);
-    }
-    direct64(p, a.mul_add(b, -p), mode)
-}
-
-/// A product near or below the smallest normal number, through integers.
-fn mul64_small(a: f64, b: f64, mode: Round) -> f64 {
-    let split = |x: f64| {
-        let bits = x.to_bits();
-        let e = (bits >> 52 & 0x7ff) as i32;
-        let f = bits & ((1 << 52) - 1);
-        if e == 0 {
-            (f, -1074)
-        } else {
-            (f | 1 << 52, e - 1075)
-        }
-    };
-    let ((fa, ea), (fb, eb)) = (split(a), split(b));
-    let (product, scale) = (u128::from(fa) * u128::from(fb), ea + eb);
-    let negative = a.is_sign_negative() != b.is_sign_negative();
-    let top = 127 - product.leading_zeros() as i32 + scale;
-    let last = (top - 52).max(-1074);
-    let drop = last - scale;
-    let (mut kept, rest) = if drop <= 0 {
-        (product << -drop, 0)
-    } else if drop > 127 {
-        (0, product)
-    } else {
-        (product >> drop, product & ((1u128 << drop) - 1))
-    };
-    let up = match mode {
-        Round::Rm => negative && rest != 0,
-        Round::Rp => !negative && rest != 0,
-        _ => false,
-    };
-    kept += u128::from(up);
-    let bits = if last == -1074 {
-        kept as u64
-    } else {
-        kept as u64 + (((last + 1074) as u64) << 52)
-    };
-    let magnitude = f64::from_bits(bits);
-    if negative { -magnitude } else { magnitude }
-}
-
 /// Predicate in which the carry is kept.
 pub(crate) const CARRY: u16 = 0;
 
@@ -671,6 +613,49 @@ fn carry_out(op: &str, ty: Type, _: bool) -> Option<Selected> {
     binary(ty, run)
 }
 
+/// `mad.cc` and `madc`: with a carry out, with one in, or with both.
+fn mad_carry(carry_in: bool, ty: Type, mods: &mut Mods) -> Option<Selected> {
+    let high = mods.one_of(&["lo", "hi"])? == "hi";
+    let out = mods.take("cc");
+    macro_rules! with {
+        ($t:ty, $part:expr) => {
+            lanes!(@ |regs, slots, mask| {
+                let (a, b) = (<$t>::get(regs, slots.a), <$t>::get(regs, slots.b));
+                let c = <$t>::get(regs, slots.c);
+                let carry = if slots.x & 1 == 1 { regs.preds[CARRY as usize] } else { 0 };
+                let mut all = 0;
+                let r = collect(|i| {
+                    let (r, over) = $part(a[i], b[i]).overflowing_add(c[i]);
+                    let (r, more) = r.overflowing_add((carry >> i & 1).into());
+                    all |= u32::from(over | more) << i;
+                    r
+                });
+                <$t>::put(regs, slots.d, &r, mask);
+                if slots.x & 2 != 0 {
+                    regs.put_pred(CARRY, all, mask);
+                }
+            })
+        };
+    }
+    // the high half depends on the sign of the operands, the low one does not
+    let run = match (ty, high) {
+        (U32 | S32, false) => with!(u32, u32::wrapping_mul),
+        (U64 | S64, false) => with!(u64, u64::wrapping_mul),
+        (U32, true) => with!(u32, |a, b| (u64::from(a) * u64::from(b) >> 32) as u32),
+        (S32, true) => with!(u32, |a, b| {
+            (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32
+        }),
+        (U64, true) => with!(u64, |a, b| (u128::from(a) * u128::from(b) >> 64) as u64),
+        (S64, true) => with!(u64, |a, b| {
+            (i128::from(a as i64) * i128::from(b as i64) >> 64) as u64
+        }),
+        _ => return None,
+    };
+    let mut selected = ternary(ty, run)?;
+    selected.x = u32::from(carry_in) | u32::from(out) << 1;
+    Some(selected)
+}
+
 fn mad(op: &str, mods: &mut Mods) -> Option<Selected> {
     let ty = mods.ty()?;
     match ty {
@@ -691,10 +676,14 @@ fn mad(op: &str, mods: &mut Mods) -> Option<Selected> {
             ternary(F32, run)
         }
         F64 => {
-            if !mods.take("rn") {
-                return None;
-            }
-            ternary(F64, lanes!(f64: |a, b, c| a.mul_add(b, c)))
+            let run = match mods.round()? {
+                Round::Rn => lanes!(f64: |a, b, c| a.mul_add(b, c)),
+                Round::Rz => lanes!(f64: |a, b, c| fma64(a, b, c, Round::Rz)),
+                Round::Rm => lanes!(f64: |a, b, c| fma64(a, b, c, Round::Rm)),
+                Round::Rp => lanes!(f64: |a, b, c| fma64(a, b, c, Round::Rp)),
+                Round::Rna => return None,
+            };
+            ternary(F64, run)
         }
         F16 | F16x2 | Bf16 | Bf16x2 if op == "fma" => {
             let (rn, ftz_, sat_, relu) = (
@@ -747,6 +736,7 @@ fn mad(op: &str, mods: &mut Mods) -> Option<Selected> {
             };
             ternary(ty, run)
         }
+        _ if op == "mad" && mods.has("cc") => mad_carry(false, ty, mods),
         _ if op == "mad" => {
             let part = mods.one_of(&["lo", "hi", "wide"])?;
             if mods.take("sat") {
@@ -835,7 +825,16 @@ fn div(op: &str, mods: &mut Mods) -> Option<Selected> {
             };
             binary(F32, run)
         }
-        ("div", F64) if mods.take("rn") => binary(F64, lanes!(f64: |a, b| a / b)),
+        ("div", F64) => {
+            let run = match mods.round()? {
+                Round::Rn => lanes!(f64: |a, b| a / b),
+                Round::Rz => lanes!(f64: |a, b| div64(a, b, Round::Rz)),
+                Round::Rm => lanes!(f64: |a, b| div64(a, b, Round::Rm)),
+                Round::Rp => lanes!(f64: |a, b| div64(a, b, Round::Rp)),
+                Round::Rna => return None,
+            };
+            binary(F64, run)
+        }
         // what hardware gives for a zero divisor: all ones, and the dividend
         ("div", U16) => binary(ty, lanes!(u16: |a, b| a.checked_div(b).unwrap_or(u16::MAX))),
         ("div", U32) => binary(ty, lanes!(u32: |a, b| a.checked_div(b).unwrap_or(u32::MAX))),
@@ -887,8 +886,32 @@ fn h_min(a: u16, b: u16, to: impl Fn(u16) -> f32, more: bool, nan: bool) -> u16 
 }
 
 fn min_max(op: &str, mods: &mut Mods) -> Option<Selected> {
-    let ty = mods.ty()?;
     let min = op == "min";
+    let relu = mods.take("relu");
+    if let Some(pair) = mods.one_of(&["u16x2", "s16x2"]) {
+        #[inline(always)]
+        fn signed(f: impl Fn(i16, i16) -> i16) -> impl Fn(u16, u16) -> u16 {
+            move |a, b| f(a as i16, b as i16) as u16
+        }
+        let run = match (pair, min, relu) {
+            ("u16x2", true, false) => lanes!(u32: |a, b| each2(a, b, u16::min)),
+            ("u16x2", false, false) => lanes!(u32: |a, b| each2(a, b, u16::max)),
+            ("s16x2", true, false) => lanes!(u32: |a, b| each2(a, b, signed(i16::min))),
+            ("s16x2", false, false) => lanes!(u32: |a, b| each2(a, b, signed(i16::max))),
+            ("s16x2", true, true) => {
+                lanes!(u32: |a, b| each2(a, b, signed(|a, b| a.min(b).max(0))))
+            }
+            ("s16x2", false, true) => {
+                lanes!(u32: |a, b| each2(a, b, signed(|a, b| a.max(b).max(0))))
+            }
+            _ => return None,
+        };
+        return binary(B32, run);
+    }
+    let ty = mods.ty()?;
+    if relu && ty != S32 {
+        return None;
+    }
     let (ftz_, nan) = (mods.take("ftz"), mods.take("NaN"));
     if ftz_ && !matches!(ty, F32 | F16 | F16x2) || nan && !(ty.float() && ty != F64) {
         return None;
@@ -914,8 +937,8 @@ fn min_max(op: &str, mods: &mut Mods) -> Option<Selected> {
         (S16, false) => lanes!(i16: |a, b| a.max(b)),
         (U32, true) => lanes!(u32: |a, b| a.min(b)),
         (U32, false) => lanes!(u32: |a, b| a.max(b)),
-        (S32, true) if mods.take("relu") => lanes!(i32: |a, b| a.min(b).max(0)),
-        (S32, false) if mods.take("relu") => lanes!(i32: |a, b| a.max(b).max(0)),
+        (S32, true) if relu => lanes!(i32: |a, b| a.min(b).max(0)),
+        (S32, false) if relu => lanes!(i32: |a, b| a.max(b).max(0)),
         (S32, true) => lanes!(i32: |a, b| a.min(b)),
         (S32, false) => lanes!(i32: |a, b| a.max(b)),
         (U64, true) => lanes!(u64: |a, b| a.min(b)),
@@ -1011,192 +1034,6 @@ fn pred2(regs: &mut Regs, slots: &Slots, mask: u32, f: impl Fn(u32, u32) -> u32)
     let a = pred(regs, slots.a, slots.x & 1);
     let b = pred(regs, slots.b, slots.x >> 1 & 1);
     regs.put_pred(slots.d, f(a, b), mask);
-}
-
-fn shift(op: &str, mods: &mut Mods) -> Option<Selected> {
-    let ty = mods.ty()?;
-    // amounts beyond the width shift everything out
-    let run = match (op, ty) {
-        ("shl", B16) => lanes!(u16, u32 => u16: |a, b| if b > 15 { 0 } else { a << b }),
-        ("shl", B32) => lanes!(u32, u32 => u32: |a, b| if b > 31 { 0 } else { a << (b & 31) }),
-        ("shl", B64) => lanes!(u64, u32 => u64: |a, b| if b > 63 { 0 } else { a << (b & 63) }),
-        ("shr", B16 | U16) => lanes!(u16, u32 => u16: |a, b| if b > 15 { 0 } else { a >> b }),
-        ("shr", B32 | U32) => {
-            lanes!(u32, u32 => u32: |a, b| if b > 31 { 0 } else { a >> (b & 31) })
-        }
-        ("shr", B64 | U64) => {
-            lanes!(u64, u32 => u64: |a, b| if b > 63 { 0 } else { a >> (b & 63) })
-        }
-        ("shr", S16) => lanes!(i16, u32 => i16: |a, b| a >> b.min(15)),
-        ("shr", S32) => lanes!(i32, u32 => i32: |a, b| a >> b.min(31)),
-        ("shr", S64) => lanes!(i64, u32 => i64: |a, b| a >> b.min(63)),
-        _ => return None,
-    };
-    some(run, ty, &[ty, U32])
-}
-
-fn bits(op: &str, mods: &mut Mods) -> Option<Selected> {
-    match op {
-        "shf" => {
-            let (left, wrap) = (
-                mods.one_of(&["l", "r"])? == "l",
-                mods.one_of(&["wrap", "clamp"])? == "wrap",
-            );
-            if mods.ty()? != B32 {
-                return None;
-            }
-            #[inline(always)]
-            fn join(a: u32, b: u32) -> u64 {
-                u64::from(a) | u64::from(b) << 32
-            }
-            let run = match (left, wrap) {
-                (true, true) => lanes!(u32: |a, b, c| ((join(a, b) << (c & 31)) >> 32) as u32),
-                (true, false) => lanes!(u32: |a, b, c| ((join(a, b) << c.min(32)) >> 32) as u32),
-                (false, true) => lanes!(u32: |a, b, c| (join(a, b) >> (c & 31)) as u32),
-                (false, false) => lanes!(u32: |a, b, c| (join(a, b) >> c.min(32)) as u32),
-            };
-            ternary(B32, run)
-        }
-        "popc" | "clz" => {
-            let ty = mods.ty()?;
-            let run = match (op, ty) {
-                ("popc", B32) => lanes!(u32: |a| a.count_ones()),
-                ("popc", B64) => lanes!(u64 => u32: |a| a.count_ones()),
-                ("clz", B32) => lanes!(u32: |a| a.leading_zeros()),
-                ("clz", B64) => lanes!(u64 => u32: |a| a.leading_zeros()),
-                _ => return None,
-            };
-            some(run, U32, &[ty])
-        }
-        "brev" => match mods.ty()? {
-            B32 => unary(B32, lanes!(u32: |a| a.reverse_bits())),
-            B64 => unary(B64, lanes!(u64: |a| a.reverse_bits())),
-            _ => None,
-        },
-        "bfind" => {
-            let amount = mods.take("shiftamt");
-            #[inline(always)]
-            fn find(a: u64, width: u32, amount: bool) -> u32 {
-                if a == 0 {
-                    return u32::MAX;
-                }
-                let top = 63 - a.leading_zeros();
-                if amount { width - 1 - top } else { top }
-            }
-            #[inline(always)]
-            fn magnitude(a: i64) -> u64 {
-                (if a < 0 { !a } else { a }) as u64
-            }
-            let ty = mods.ty()?;
-            let run = match (ty, amount) {
-                (U32, false) => lanes!(u32 => u32: |a| find(a.into(), 32, false)),
-                (U32, true) => lanes!(u32 => u32: |a| find(a.into(), 32, true)),
-                (S32, false) => lanes!(i32 => u32: |a| find(magnitude(a.into()), 32, false)),
-                (S32, true) => lanes!(i32 => u32: |a| find(magnitude(a.into()), 32, true)),
-                (U64, false) => lanes!(u64 => u32: |a| find(a, 64, false)),
-                (U64, true) => lanes!(u64 => u32: |a| find(a, 64, true)),
-                (S64, false) => lanes!(i64 => u32: |a| find(magnitude(a), 64, false)),
-                (S64, true) => lanes!(i64 => u32: |a| find(magnitude(a), 64, true)),
-                _ => return None,
-            };
-            some(run, U32, &[ty])
-        }
-        "bfe" => {
-            #[inline(always)]
-            fn extract(a: u64, pos: u32, len: u32, width: u32, signed: bool) -> u64 {
-                let (pos, len) = (pos & 255, len & 255);
-                let bit = |i: u32| if i < 64 { a >> i & 1 } else { 0 };
-                let top = width - 1;
-                let fill = if !signed || len == 0 {
-                    0
-                } else {
-                    bit((pos + len - 1).min(top))
-                };
-                let field = if pos >= width { 0 } else { a >> pos };
-                let have = len.min(width.saturating_sub(pos));
-                let keep = if have >= 64 {
-                    u64::MAX
-                } else {
-                    (1 << have) - 1
-                };
-                let ones = if fill == 1 { !keep } else { 0 };
-                (field & keep) | ones
-            }
-            let ty = mods.ty()?;
-            let run = match ty {
-                U32 => lanes!(u32, u32, u32 => u32: |a, b, c| {
-                    extract(a.into(), b, c, 32, false) as u32
-                }),
-                S32 => lanes!(u32, u32, u32 => u32: |a, b, c| {
-                    extract(a.into(), b, c, 32, true) as u32
-                }),
-                U64 => lanes!(u64, u32, u32 => u64: |a, b, c| extract(a, b, c, 64, false)),
-                S64 => lanes!(u64, u32, u32 => u64: |a, b, c| extract(a, b, c, 64, true)),
-                _ => return None,
-            };
-            some(run, ty, &[ty, U32, U32])
-        }
-        "prmt" => {
-            // the mode is one of the plain one and six more; only the plain one is emitted
-            if mods.ty()? != B32 {
-                return None;
-            }
-            #[inline(always)]
-            fn permute(a: u32, b: u32, c: u32) -> u32 {
-                let all = u64::from(a) | u64::from(b) << 32;
-                let mut r = 0;
-                for i in 0..4 {
-                    let pick = c >> (4 * i);
-                    let byte = (all >> (8 * (pick & 7))) as u8;
-                    let byte = if pick & 8 != 0 {
-                        (byte as i8 >> 7) as u8
-                    } else {
-                        byte
-                    };
-                    r |= u32::from(byte) << (8 * i);
-                }
-                r
-            }
-            ternary(B32, lanes!(u32: |a, b, c| permute(a, b, c)))
-        }
-        "sad" => {
-            let ty = mods.ty()?;
-            let run = match ty {
-                U32 => lanes!(u32: |a, b, c| a.abs_diff(b).wrapping_add(c)),
-                S32 => lanes!(i32, i32, u32 => u32: |a, b, c| a.abs_diff(b).wrapping_add(c)),
-                U64 => lanes!(u64: |a, b, c| a.abs_diff(b).wrapping_add(c)),
-                S64 => lanes!(i64, i64, u64 => u64: |a, b, c| a.abs_diff(b).wrapping_add(c)),
-                _ => return None,
-            };
-            ternary(ty, run)
-        }
-        "dp4a" => {
-            let (tb, ta) = (mods.ty()?, mods.ty()?);
-            #[inline(always)]
-            fn dot(a: u32, b: u32, c: u32, sa: bool, sb: bool) -> u32 {
-                let byte = |v: u32, i: u32, signed: bool| {
-                    let byte = (v >> (8 * i)) as u8;
-                    if signed {
-                        i32::from(byte as i8)
-                    } else {
-                        i32::from(byte)
-                    }
-                };
-                (0..4).fold(c, |sum, i| {
-                    sum.wrapping_add((byte(a, i, sa) * byte(b, i, sb)) as u32)
-                })
-            }
-            let run = match (ta, tb) {
-                (U32, U32) => lanes!(u32: |a, b, c| dot(a, b, c, false, false)),
-                (U32, S32) => lanes!(u32: |a, b, c| dot(a, b, c, false, true)),
-                (S32, U32) => lanes!(u32: |a, b, c| dot(a, b, c, true, false)),
-                (S32, S32) => lanes!(u32: |a, b, c| dot(a, b, c, true, true)),
-                _ => return None,
-            };
-            ternary(B32, run)
-        }
-        _ => None,
-    }
 }
 
 // ---- approximations
@@ -1324,10 +1161,25 @@ fn special(op: &str, mods: &mut Mods) -> Option<Selected> {
     let run = match (op, ty, approx) {
         ("rcp", F32, true) => either!(10, |a| 1.0 / f64::from(a)),
         ("rcp", F32, false) => rounded!(|a| div_odd(1.0, a)),
-        ("rcp", F64, false) if mods.take("rn") => lanes!(f64: |a| 1.0 / a),
+        ("rcp", F64, false) => match mods.round()? {
+            Round::Rn => lanes!(f64: |a| 1.0 / a),
+            Round::Rz => lanes!(f64: |a| div64(1.0, a, Round::Rz)),
+            Round::Rm => lanes!(f64: |a| div64(1.0, a, Round::Rm)),
+            Round::Rp => lanes!(f64: |a| div64(1.0, a, Round::Rp)),
+            Round::Rna => return None,
+        },
+        ("rcp", F64, true) if ftz_ => lanes!(f64: |a| gross(a, |a| 1.0 / a)),
+        ("rsqrt", F64, true) if ftz_ => lanes!(f64: |a| gross(a, |a| 1.0 / a.sqrt())),
+        ("rsqrt", F64, true) => lanes!(f64: |a| 1.0 / a.sqrt()),
         ("sqrt", F32, true) => either!(11, |a| f64::from(a).sqrt()),
         ("sqrt", F32, false) => rounded!(sqrt_odd),
-        ("sqrt", F64, false) if mods.take("rn") => lanes!(f64: |a| a.sqrt()),
+        ("sqrt", F64, false) => match mods.round()? {
+            Round::Rn => lanes!(f64: |a| a.sqrt()),
+            Round::Rz => lanes!(f64: |a| sqrt64(a, Round::Rz)),
+            Round::Rm => lanes!(f64: |a| sqrt64(a, Round::Rm)),
+            Round::Rp => lanes!(f64: |a| sqrt64(a, Round::Rp)),
+            Round::Rna => return None,
+        },
         ("rsqrt", F32, true) => either!(12, |a| 1.0 / f64::from(a).sqrt()),
         ("sin", F32, true) => by_ftz!(13, 1, |a| f64::from(a).sin() as f32),
         ("cos", F32, true) => by_ftz!(14, 1, |a| f64::from(a).cos() as f32),
@@ -1487,6 +1339,23 @@ fn store_ones(regs: &mut Regs, slots: &Slots, mask: u32, bits: u32) {
     u32::put(regs, slots.d, &r, mask);
 }
 
+/// 1.0 of a 16-bit float, where it holds.
+#[inline(always)]
+fn store_short(regs: &mut Regs, slots: &Slots, mask: u32, bits: u32, one: u16) {
+    let r = each(|i| if bits >> i & 1 == 1 { one } else { 0 });
+    u16::put(regs, slots.d, &r, mask);
+}
+
+#[inline(always)]
+fn store_half(regs: &mut Regs, slots: &Slots, mask: u32, bits: u32) {
+    store_short(regs, slots, mask, bits, 0x3c00);
+}
+
+#[inline(always)]
+fn store_brain(regs: &mut Regs, slots: &Slots, mask: u32, bits: u32) {
+    store_short(regs, slots, mask, bits, 0x3f80);
+}
+
 #[inline(always)]
 fn store_float(regs: &mut Regs, slots: &Slots, mask: u32, bits: u32) {
     let r = each(|i| if bits >> i & 1 == 1 { 1.0f32 } else { 0.0 });
@@ -1524,6 +1393,8 @@ pub(crate) fn set_value(op: Compare, d: Type, ty: Type, ftz_: bool) -> Option<La
     Some(match d {
         U32 | S32 => by_type!(op, ty, ftz_, store_ones),
         F32 => by_type!(op, ty, ftz_, store_float),
+        F16 => by_type!(op, ty, ftz_, store_half),
+        Bf16 => by_type!(op, ty, ftz_, store_brain),
         _ => return None,
     })
 }

@@ -97,7 +97,15 @@ pub(super) enum Wrong {
     Pending(u32),
 }
 
+#[inline(always)]
 fn bits(words: &[u64], at: u32, len: u32, want: bool) -> Option<u32> {
+    if at % 64 + len <= 64 {
+        // within a word, as most accesses are
+        let mask = ones(len) << (at % 64);
+        let found = words[(at / 64) as usize] ^ if want { 0 } else { u64::MAX };
+        let found = found & mask;
+        return (found != 0).then(|| at / 64 * 64 + found.trailing_zeros());
+    }
     let end = at + len;
     let mut at = at;
     while at < end {
@@ -113,7 +121,14 @@ fn bits(words: &[u64], at: u32, len: u32, want: bool) -> Option<u32> {
     None
 }
 
+#[inline(always)]
 fn set(words: &mut [u64], at: u32, len: u32, on: bool) {
+    if at % 64 + len <= 64 {
+        let mask = ones(len) << (at % 64);
+        let word = &mut words[(at / 64) as usize];
+        *word = if on { *word | mask } else { *word & !mask };
+        return;
+    }
     let end = at + len;
     let mut at = at;
     while at < end {

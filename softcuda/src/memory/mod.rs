@@ -133,6 +133,14 @@ impl Allocation {
         let bits = self.initialised.as_deref()?;
         let end = offset + len;
         let mut at = offset;
+        if offset.is_multiple_of(64) {
+            // whole words, as a warp that reads a row of vectors asks for
+            let words = &bits[(offset / 64) as usize..(end / 64) as usize];
+            let known = |word: &AtomicU64| word.load(Ordering::Relaxed) == u64::MAX;
+            if words.iter().all(known) {
+                at = end / 64 * 64;
+            }
+        }
         while at < end {
             let (word, low) = ((at / 64) as usize, at % 64);
             let take = (64 - low).min(end - at);

@@ -71,6 +71,14 @@ impl Bytes {
         unsafe { std::ptr::copy_nonoverlapping(from, data.as_mut_ptr(), data.len()) }
     }
 
+    /// The `N` bytes at `offset`. Panics outside the range: callers check first.
+    #[inline(always)]
+    pub fn array<const N: usize>(&self, offset: usize) -> [u8; N] {
+        let from = self.at(offset, N);
+        // SAFETY: checked by `at`; bytes have no alignment and no invalid value
+        unsafe { from.cast::<[u8; N]>().read() }
+    }
+
     /// Copies in. Panics outside the range: callers check first.
     #[inline(always)]
     pub fn write(&self, offset: usize, data: &[u8]) {

@@ -75,8 +75,10 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, LoadError> {
                 })?
             }
             _ if is_word(b) => {
+                at += 1;
                 while let Some(&b) = bytes.get(at) {
-                    if is_word(b) {
+                    // `.reg.b32` are two directives, `add.s32` is one opcode
+                    if is_word(b) && !(b == b'.' && bytes[start] == b'.') {
                         at += 1;
                     } else if b == b':' && bytes.get(at + 1) == Some(&b':') {
                         at += 2;

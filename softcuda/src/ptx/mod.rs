@@ -227,6 +227,7 @@ impl Module {
             let most = model.max_registers_per_thread;
             let registers = resources
                 .registers
+                .filter(|&registers| registers <= most)
                 .unwrap_or((decoded.pressure + 8).clamp(16, most));
             // registers are given to warps in units of 256
             let warps = model.registers_per_block / (registers.max(1) * 32).next_multiple_of(256);

@@ -171,6 +171,7 @@ pub(crate) fn parse(text: &str) -> Result<Ast, LoadError> {
     let tokens = tokens(text)?;
     Parser {
         tokens: &tokens,
+        depth: 0,
         at: 0,
         ast: Ast::default(),
         scopes: Vec::new(),
@@ -189,8 +190,17 @@ struct Scope {
     names: HashMap<String, String>,
 }
 
+/// Most blocks or lists inside each other.
+const DEPTH: u32 = 64;
+/// Most bytes of a variable: more than any device has.
+const BYTES: u64 = 1 << 40;
+/// Most registers that a function declares.
+const REGISTERS: usize = 1 << 18;
+
 struct Parser<'a> {
     tokens: &'a [Token<'a>],
+    /// Blocks or lists that are open.
+    depth: u32,
     at: usize,
     ast: Ast,
     scopes: Vec<Scope>,
@@ -227,6 +237,17 @@ impl<'a> Parser<'a> {
             self.line(),
             format!("{found}, expected {expected}"),
         ))
+    }
+
+    /// Runs `f` inside a block or a list more.
+    fn inside<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.depth >= DEPTH {
+            return self.error(&format!("at most {DEPTH} braces inside each other"));
+        }
+        self.depth += 1;
+        let result = f(self);
+        self.depth -= 1;
+        result
     }
 
     fn is(&self, punct: u8) -> bool {
@@ -321,6 +342,9 @@ impl<'a> Parser<'a> {
                 ".section" => {
                     self.at += 1;
                     self.word("a section name")?;
+                    while let Some(Kind::Word(_)) = self.peek() {
+                        self.at += 1;
+                    }
                     self.expect(b'{')?;
                     let mut depth = 1;
                     while depth > 0 {
@@ -418,14 +442,25 @@ impl<'a> Parser<'a> {
             };
             self.at += 1;
             match name {
-                "align" => align = self.int("an alignment")? as u32,
+                "align" => {
+                    let value = self.int("an alignment")?;
+                    align = match u32::try_from(value) {
+                        Ok(value) if value.is_power_of_two() && value <= 1 << 20 => value,
+                        _ => {
+                            self.at -= 1;
+                            return self.error("an alignment that is a power of two");
+                        }
+                    };
+                }
                 "v2" => lanes = 2,
                 "v4" => lanes = 4,
                 // says what a kernel's parameter points to; nothing depends on it
                 "ptr" | "global" | "const" | "shared" | "local" if space == Space::Param => {}
                 "attribute" => {
                     while !self.accept(b')') {
-                        self.at += 1;
+                        if self.next().is_none() {
+                            return self.error("`)` of the attribute");
+                        }
                     }
                 }
                 _ => match Type::named(name) {
@@ -465,6 +500,9 @@ impl<'a> Parser<'a> {
             }
             let length = self.int("a length")? as u64;
             variable.bytes = variable.bytes.saturating_mul(length);
+            if variable.bytes > BYTES {
+                return self.error(&format!("a variable of at most {BYTES} bytes"));
+            }
             self.expect(b']')?;
         }
         if self.accept(b'=') {
@@ -476,7 +514,7 @@ impl<'a> Parser<'a> {
     fn init(&mut self, into: &mut Vec<Init>) -> Result<()> {
         if self.accept(b'{') {
             while !self.accept(b'}') {
-                self.init(into)?;
+                self.inside(|this| this.init(into))?;
                 if !self.accept(b',') {
                     self.expect(b'}')?;
                     break;
@@ -559,10 +597,12 @@ impl<'a> Parser<'a> {
                     self.at += 1;
                     let mut threads = self.int("a number of threads")?;
                     while self.accept(b',') {
-                        threads *= self.int("a number of threads")?;
+                        threads = threads.saturating_mul(self.int("a number of threads")?);
                     }
-                    let _ = directive;
-                    function.max_threads = Some(threads as u32);
+                    let Ok(threads) = u32::try_from(threads) else {
+                        return self.error(&format!("a smaller product after `{directive}`"));
+                    };
+                    function.max_threads = Some(threads);
                 }
                 Some(Kind::Word(".minnctapersm" | ".maxnreg" | ".maxnctapersm")) => {
                     self.at += 1;
@@ -630,7 +670,7 @@ impl<'a> Parser<'a> {
                 }
                 Some(Kind::Punct(b'{')) => {
                     self.at += 1;
-                    self.block(function)?;
+                    self.inside(|this| this.block(function))?;
                 }
                 Some(Kind::Punct(b';')) => self.at += 1,
                 Some(Kind::Word(".reg")) => {
@@ -714,9 +754,10 @@ impl<'a> Parser<'a> {
 
     fn registers(&mut self, function: &mut Function) -> Result<()> {
         let name = self.word("a type")?;
-        let Some(ty) = name.strip_prefix('.').and_then(Type::named) else {
+        let ty = name.strip_prefix('.').and_then(Type::named);
+        let Some(ty) = ty.filter(|ty| *ty != Type::B128) else {
             self.at -= 1;
-            return self.error("the type of a register");
+            return self.error("the type of a register of at most 64 bits");
         };
         loop {
             let name = self.word("a register")?.to_owned();
@@ -727,10 +768,10 @@ impl<'a> Parser<'a> {
                 count = self.int("a number of registers")? as u32;
                 self.expect(b'>')?;
             }
-            if count > 1 << 20 {
-                return self.error("at most a million registers");
-            }
             let total = function.registers.len() + count as usize;
+            if total > REGISTERS {
+                return self.error(&format!("at most {REGISTERS} registers"));
+            }
             function.registers.resize(total, ty);
             if let Some(scope) = self.scopes.last_mut() {
                 if ranged {
@@ -811,7 +852,7 @@ impl<'a> Parser<'a> {
     fn operands(&mut self, end: u8) -> Result<Vec<Operand>> {
         let mut operands = Vec::new();
         while !self.accept(end) {
-            operands.push(self.operand()?);
+            operands.push(self.inside(Self::operand)?);
             if !self.accept(b',') {
                 self.expect(end)?;
                 break;
@@ -844,7 +885,7 @@ impl<'a> Parser<'a> {
                 if base.is_none() {
                     offset = self.int("an address")?;
                 }
-                offset += self.offset()?;
+                offset = offset.wrapping_add(self.offset()?);
                 self.expect(b']')?;
                 Operand::Address(Box::new(base), offset)
             }

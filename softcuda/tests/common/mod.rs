@@ -1,6 +1,8 @@
 //! Runs PTX from a text, on the smallest device.
 #![allow(dead_code)]
 
+pub mod apply;
+
 use softcuda::counts::Counts;
 use softcuda::device::Model;
 use softcuda::exec::{Launch, Options, Violation, launch};
@@ -79,6 +81,7 @@ impl Device {
             cooperative: false,
             programmatic: false,
             concurrent: false,
+            transfers: Vec::new(),
         }
     }
 

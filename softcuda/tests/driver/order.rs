@@ -285,6 +285,45 @@ fn launches_of_two_streams_that_nothing_orders_race() {
     }
 }
 
+/// A copy or a fill of one stream and a launch of another that touch the same bytes, whichever is
+/// done first.
+#[test]
+fn copies_and_launches_of_two_streams_that_nothing_orders_race() {
+    let test = "order::copies_and_launches_of_two_streams_that_nothing_orders_race";
+    // bits: a copy, or a fill; whether the launch comes first; a seed other than 0
+    for case in 0..8 {
+        let number = case.to_string();
+        let seed = if case & 4 == 0 { "0" } else { "4" };
+        let env = [("TRANSFER_CASE", number.as_str()), ("SOFTCUDA_SEED", seed)];
+        let ended = on_softcuda(test, &env, || {
+            let case: u32 = std::env::var("TRANSFER_CASE").unwrap().parse().unwrap();
+            // SAFETY: memory and handles live until the end.
+            unsafe {
+                start();
+                let add_to = function(module(PTX), "add");
+                let (one, two) = (stream(false), stream(false));
+                let p = device(&[0; 32]);
+                let pinned: *mut c_void = get(|p| sys::cuMemHostAlloc(p, 16, 0));
+                let transfer = || match case & 1 {
+                    0 => ok(sys::cuMemsetD32Async(p + 64, 1, 4, two)),
+                    _ => ok(sys::cuMemcpyDtoHAsync_v2(pinned, p + 64, 16, two)),
+                };
+                if case & 2 == 0 {
+                    transfer();
+                }
+                ok(add(add_to, one, p, 1));
+                if case & 2 != 0 {
+                    transfer();
+                }
+                assert_ne!(sys::cuCtxSynchronize(), CUresult::CUDA_SUCCESS);
+            }
+        });
+        let Some(ended) = ended else { return };
+        let word = ["written by a fill", "read by a copy"][case & 1];
+        ended.says(&["GlobalRace", word, "of another stream"]);
+    }
+}
+
 /// A small generator of choices, the same in every run.
 struct Choices(u64);
 

@@ -172,6 +172,7 @@ pub fn prepare(state: &State, request: &Request) -> Result<Arc<KernelWork>> {
         cooperative: request.cooperative,
         programmatic: false,
         concurrent: false,
+        transfers: Vec::new(),
     };
     Ok(Arc::new(KernelWork {
         function: request.function,

@@ -1,0 +1,247 @@
+//! Integer instructions that intrinsics and inline assembly use, against the manual's definitions.
+
+mod common;
+
+use common::apply::*;
+
+fn u(v: u64) -> u32 {
+    v as u32
+}
+
+fn w(v: u32) -> u64 {
+    u64::from(v)
+}
+
+#[test]
+fn products_of_parts_of_words() {
+    let (two, three) = (pairs(&integers()), triples(&integers()));
+    for (ty, signed) in [("u32", false), ("s32", true)] {
+        let part = |v: u64| -> i64 {
+            let v = u(v) & 0xff_ffff;
+            if signed && v >> 23 == 1 {
+                i64::from(v) - (1 << 24)
+            } else {
+                v.into()
+            }
+        };
+        let product = |r: &[u64]| part(r[0]) * part(r[1]);
+        check(&format!("mul24.lo.{ty}"), &[4, 4, 4], &two, |r| {
+            w(product(r) as u32)
+        });
+        check(&format!("mul24.hi.{ty}"), &[4, 4, 4], &two, |r| {
+            w((product(r) >> 16) as u32)
+        });
+        check(&format!("mad24.lo.{ty}"), &[4, 4, 4, 4], &three, |r| {
+            w((product(r) as u32).wrapping_add(u(r[2])))
+        });
+        check(&format!("mad24.hi.{ty}"), &[4, 4, 4, 4], &three, |r| {
+            w(((product(r) >> 16) as u32).wrapping_add(u(r[2])))
+        });
+        let half = |v: u64, i: u32| -> i64 {
+            let half = (v >> (16 * i)) as u16;
+            if signed {
+                i64::from(half as i16)
+            } else {
+                half.into()
+            }
+        };
+        for (other, signed_b) in [("u32", false), ("s32", true)] {
+            let byte = |v: u64, i: u32| -> i64 {
+                let byte = (v >> (8 * i)) as u8;
+                if signed_b {
+                    i64::from(byte as i8)
+                } else {
+                    byte.into()
+                }
+            };
+            for (mode, first) in [("lo", 0), ("hi", 2)] {
+                let op = format!("dp2a.{mode}.{ty}.{other}");
+                check(&op, &[4, 4, 4, 4], &three, |r| {
+                    let sum: i64 = (0..2).map(|i| half(r[0], i) * byte(r[1], first + i)).sum();
+                    w((sum + r[2] as i64) as u32)
+                });
+            }
+            let op = format!("dp4a.{ty}.{other}");
+            check(&op, &[4, 4, 4, 4], &three, |r| {
+                let a = |i: u32| {
+                    let byte = (r[0] >> (8 * i)) as u8;
+                    if signed {
+                        i64::from(byte as i8)
+                    } else {
+                        byte.into()
+                    }
+                };
+                let sum: i64 = (0..4).map(|i| a(i) * byte(r[1], i)).sum();
+                w((sum + r[2] as i64) as u32)
+            });
+        }
+    }
+    check("mad24.hi.sat.s32", &[4, 4, 4, 4], &three, |r| {
+        let part = |v: u64| i64::from((v as i32) << 8 >> 8);
+        let sum = (part(r[0]) * part(r[1]) >> 16) + i64::from(r[2] as i32);
+        w(sum.clamp(i32::MIN.into(), i32::MAX.into()) as u32)
+    });
+    check("mad.hi.sat.s32", &[4, 4, 4, 4], &three, |r| {
+        let high = i64::from(r[0] as i32) * i64::from(r[1] as i32) >> 32;
+        let sum = high + i64::from(r[2] as i32);
+        w(sum.clamp(i32::MIN.into(), i32::MAX.into()) as u32)
+    });
+    for (bits, name) in [(8u32, "vabsdiff4"), (16, "vabsdiff2")] {
+        let part = |v: u64, i: u32| u(v) >> (bits * i) & ((1 << bits) - 1);
+        let parts = 32 / bits;
+        let op = format!("{name}.u32.u32.u32");
+        check(&op, &[4, 4, 4, 4], &three, |r| {
+            (0..parts).fold(0, |d, i| {
+                d | w(part(r[0], i).abs_diff(part(r[1], i))) << (bits * i)
+            })
+        });
+        let op = format!("{name}.u32.u32.u32.add");
+        check(&op, &[4, 4, 4, 4], &three, |r| {
+            let sum: u32 = (0..parts)
+                .map(|i| part(r[0], i).abs_diff(part(r[1], i)))
+                .sum();
+            w(sum.wrapping_add(u(r[2])))
+        });
+    }
+}
+
+#[test]
+fn carries_run_through_products() {
+    // the manual's product of two 64-bit numbers in words of 32 bits
+    let text = "$.reg .b32 %al, %ah, %bl, %bh, %r0, %r1, %r2, %r3;\n\
+        mov.b64 {%al, %ah}, %s0;\nmov.b64 {%bl, %bh}, %s1;\n\
+        mul.lo.u32 %r0, %al, %bl;\nmul.hi.u32 %r1, %al, %bl;\n\
+        mad.lo.cc.u32 %r1, %ah, %bl, %r1;\nmadc.hi.u32 %r2, %ah, %bl, 0;\n\
+        mad.lo.cc.u32 %r1, %al, %bh, %r1;\nmadc.hi.cc.u32 %r2, %al, %bh, %r2;\n\
+        addc.u32 %r3, 0, 0;\n\
+        mad.lo.cc.u32 %r2, %ah, %bh, %r2;\nmadc.hi.u32 %r3, %ah, %bh, %r3;\n\
+        mov.b64 %d, {%r2, %r3};\n";
+    check(text, &[8, 8, 8], &pairs(&integers()), |r| {
+        (u128::from(r[0]) * u128::from(r[1]) >> 64) as u64
+    });
+    // a carry in and out of 64 bits, and the sign of a high half
+    let text =
+        "$add.cc.u64 %bb, %s0, %s1;\nmadc.lo.cc.u64 %bb, %s0, %s1, %s2;\naddc.u64 %d, 0, 0;\n";
+    check(text, &[8, 8, 8, 8], &triples(&integers()), |r| {
+        let carry = u64::from(r[0].checked_add(r[1]).is_none());
+        let sum = u128::from(r[0].wrapping_mul(r[1])) + u128::from(r[2]) + u128::from(carry);
+        (sum >> 64) as u64
+    });
+    check("madc.hi.s32", &[4, 4, 4, 4], &triples(&integers()), |r| {
+        // no carry is set at the start of a kernel
+        let high = (i64::from(r[0] as i32) * i64::from(r[1] as i32) >> 32) as u32;
+        w(high.wrapping_add(u(r[2])))
+    });
+}
+
+#[test]
+fn masks_extensions_and_set_bits_follow_the_manual() {
+    let small: Vec<u64> = (0..40)
+        .chain([63, 64, 255, 256, 0x8000_0000, 0xffff_ffff])
+        .collect();
+    for wrap in [false, true] {
+        let mode = if wrap { "wrap" } else { "clamp" };
+        check(
+            &format!("bmsk.{mode}.b32"),
+            &[4, 4, 4],
+            &pairs(&small),
+            |r| {
+                let (a, b) = if wrap {
+                    (r[0] & 31, r[1] & 31)
+                } else {
+                    (r[0], r[1])
+                };
+                // bit by bit
+                (0..32).fold(0, |d, i| d | u64::from(i >= a && i < a + b) << i)
+            },
+        );
+        for signed in [false, true] {
+            let op = format!("szext.{mode}.{}", if signed { "s32" } else { "u32" });
+            let rows: Vec<Vec<u64>> = integers()
+                .iter()
+                .flat_map(|&a| small.iter().map(move |&b| vec![a, b]))
+                .collect();
+            check(&op, &[4, 4, 4], &rows, |r| {
+                let n = if wrap { r[1] & 31 } else { r[1].min(32) };
+                (0..32).fold(0, |d, i| {
+                    let from = if i < n {
+                        Some(i)
+                    } else if signed && n > 0 {
+                        Some(n - 1)
+                    } else {
+                        None
+                    };
+                    d | from.map_or(0, |from| r[0] >> from & 1) << i
+                })
+            });
+        }
+    }
+    let mut rows = Vec::new();
+    for &mask in &integers() {
+        for base in [0u64, 1, 7, 31] {
+            for offset in -34i32..=34 {
+                rows.push(vec![mask, base, u64::from(offset as u32)]);
+            }
+        }
+    }
+    check("fns.b32", &[4, 4, 4, 4], &rows, |r| {
+        let (mask, base, offset) = (u(r[0]), u(r[1]), r[2] as u32 as i32);
+        let set = |i: &u32| mask >> i & 1 == 1;
+        let found = match offset {
+            0 => Some(base).filter(set),
+            1.. => (base..32).filter(set).nth(offset as usize - 1),
+            _ => (0..=base)
+                .rev()
+                .filter(set)
+                .nth(offset.unsigned_abs() as usize - 1),
+        };
+        w(found.unwrap_or(u32::MAX))
+    });
+    let single: Vec<Vec<u64>> = integers().iter().map(|&v| vec![v]).collect();
+    check("bfind.shiftamt.u64", &[4, 8], &single, |r| match r[0] {
+        0 => 0xffff_ffff,
+        v => v.leading_zeros().into(),
+    });
+    check("cnot.b32", &[4, 4], &single, |r| u64::from(u(r[0]) == 0));
+    check("not.b64", &[8, 8], &single, |r| !r[0]);
+    check("brev.b64", &[8, 8], &single, |r| r[0].reverse_bits());
+    check("abs.s32", &[4, 4], &single, |r| {
+        w((r[0] as i32).wrapping_abs() as u32)
+    });
+    check("neg.s64", &[8, 8], &single, |r| {
+        (r[0] as i64).wrapping_neg() as u64
+    });
+}
+
+#[test]
+fn pairs_of_16_bits_are_added_and_compared_apart() {
+    let two = pairs(&integers());
+    let each = |r: &[u64], f: &dyn Fn(u16, u16) -> u16| {
+        let half = |v: u64, i: u32| (v >> (16 * i)) as u16;
+        (0..2).fold(0, |d, i| {
+            d | u64::from(f(half(r[0], i), half(r[1], i))) << (16 * i)
+        })
+    };
+    let signed =
+        |f: &'static dyn Fn(i16, i16) -> i16| move |a: u16, b: u16| f(a as i16, b as i16) as u16;
+    let ops: [(&str, Box<dyn Fn(u16, u16) -> u16>); 8] = [
+        ("add.u16x2", Box::new(u16::wrapping_add)),
+        ("add.s16x2", Box::new(u16::wrapping_add)),
+        ("min.u16x2", Box::new(|a, b| a.min(b))),
+        ("max.u16x2", Box::new(|a, b| a.max(b))),
+        ("min.s16x2", Box::new(signed(&|a, b| a.min(b)))),
+        ("max.s16x2", Box::new(signed(&|a, b| a.max(b)))),
+        // the toolkit's headers write the suffix behind the type
+        ("min.s16x2.relu", Box::new(signed(&|a, b| a.min(b).max(0)))),
+        ("max.relu.s16x2", Box::new(signed(&|a, b| a.max(b).max(0)))),
+    ];
+    for (op, f) in &ops {
+        check(op, &[4, 4, 4], &two, |r| each(r, f));
+    }
+    check("max.s32.relu", &[4, 4, 4], &two, |r| {
+        w((r[0] as i32).max(r[1] as i32).max(0) as u32)
+    });
+    check("min.relu.s32", &[4, 4, 4], &two, |r| {
+        w((r[0] as i32).min(r[1] as i32).max(0) as u32)
+    });
+}
