@@ -3,7 +3,7 @@
 use super::usage;
 use anyhow::Context;
 use clap::Args;
-use gavel::device::{Device, Draw, Setup, Step, cpu::Cpu};
+use gavel::device::{Device, Draw, Setup, Step, cpu::Cpu, cuda::Cuda};
 use gavel::draft::{Drafter, Ngram};
 use gavel::judge::{At, Judge};
 use gavel::model::{Model, Tokenizer};
@@ -130,6 +130,21 @@ impl DeviceArgs {
             .unwrap_or(DEFAULT_CONTEXT.min(model.config.max_positions))
     }
 
+    /// The number of the GPU that `--device` names.
+    fn gpu(&self) -> anyhow::Result<usize> {
+        let index = match self.device.strip_prefix("cuda") {
+            Some("") => Some(0),
+            Some(rest) => rest.strip_prefix(':').and_then(|index| index.parse().ok()),
+            None => None,
+        };
+        index.ok_or_else(|| {
+            usage(format!(
+                "--device {}: expected cpu or cuda[:INDEX]",
+                self.device
+            ))
+        })
+    }
+
     /// Opens the device on which `target` and `drafter` run.
     pub fn open(&self, target: Arc<Model>, drafter: Drafter) -> anyhow::Result<Box<dyn Device>> {
         let setup = Setup {
@@ -138,15 +153,9 @@ impl DeviceArgs {
             drafter,
             threads: self.threads,
         };
-        match self.device.split(':').next() {
-            Some("cpu") if self.device == "cpu" => Ok(Box::new(Cpu::open(&setup)?)),
-            Some("cuda") => Err(usage(
-                "--device cuda: this build has no CUDA kernels yet; use --device cpu",
-            )),
-            _ => Err(usage(format!(
-                "--device {}: expected cpu or cuda[:INDEX]",
-                self.device
-            ))),
+        match self.device.as_str() {
+            "cpu" => Ok(Box::new(Cpu::open(&setup)?)),
+            _ => Ok(Box::new(Cuda::open(&setup, self.gpu()?)?)),
         }
     }
 }

@@ -9,6 +9,7 @@
 
 pub mod cpu;
 pub mod cuda;
+mod sequence;
 
 use crate::draft::Drafter;
 use crate::judge::Judge;

@@ -68,7 +68,8 @@ impl Case {
 
 /// Numbers that differ from place to place, about -1 to 1.
 fn noise(seed: u64, at: usize) -> f32 {
-    let mut x = (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.wrapping_mul(0xd1b5_4a32_d192_ed03);
+    let mut x =
+        (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.wrapping_mul(0xd1b5_4a32_d192_ed03);
     x ^= x >> 29;
     x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x ^= x >> 32;
@@ -134,7 +135,13 @@ fn angle(position: usize, i: usize) -> (f32, f32) {
 }
 
 /// Runs a case for the rows of the pass with these positions.
-fn run(device: &Device, case: &Case, chip: Chip, rows: usize, identity: impl Fn(usize) -> usize) -> Ran {
+fn run(
+    device: &Device,
+    case: &Case,
+    chip: Chip,
+    rows: usize,
+    identity: impl Fn(usize) -> usize,
+) -> Ran {
     let plan = case.plan(chip);
     let shape = plan.shape(rows);
     let matrix = packed_rows(case);
@@ -166,7 +173,9 @@ fn run(device: &Device, case: &Case, chip: Chip, rows: usize, identity: impl Fn(
     let zeros = |bytes: usize| vec![0u8; bytes];
     let gain: Vec<f32> = (0..width).map(|f| 1.0 + 0.3 * noise(23, f)).collect();
     let judge: Vec<f32> = (0..width).map(|f| noise(29, f)).collect();
-    let bias: Vec<f32> = (0..plan.row_tiles * 16).map(|at| packed_bias(case, at)).collect();
+    let bias: Vec<f32> = (0..plan.row_tiles * 16)
+        .map(|at| packed_bias(case, at))
+        .collect();
     let (heads, kv_heads, dim) = match case.order {
         Order::Qkv {
             heads,
@@ -196,19 +205,35 @@ fn run(device: &Device, case: &Case, chip: Chip, rows: usize, identity: impl Fn(
             Epilogue::Residual => 0,
             _ => device.upload("squares", &squares),
         },
-        bias: if case.bias { device.upload("bias", &bias) } else { 0 },
+        bias: if case.bias {
+            device.upload("bias", &bias)
+        } else {
+            0
+        },
         x: device.upload("x", &x),
         gain: device.upload("gain", &gain),
         out: device.upload("out", &zeros(group_rows * out_pairs * 64)),
         squares: device.upload("squares out", &zeros(plan.parts() * MAX_ROWS * 4)),
-        judge: if case.judge { device.upload("judge", &judge) } else { 0 },
+        judge: if case.judge {
+            device.upload("judge", &judge)
+        } else {
+            0
+        },
         dots: device.upload("dots", &zeros(plan.parts() * MAX_ROWS * 4)),
         q: device.upload("q", &zeros(heads * MAX_ROWS * dim * 2)),
         keys: device.upload("cache", &zeros(kv_heads * POSITIONS * dim * 2)),
         values: device.upload("cache", &zeros(kv_heads * POSITIONS * dim * 2)),
         angles: device.upload("angles", &angles),
-        q_gain: if case.head_norm { device.upload("gain", &gain[..dim]) } else { 0 },
-        k_gain: if case.head_norm { device.upload("gain", &gain[dim..2 * dim]) } else { 0 },
+        q_gain: if case.head_norm {
+            device.upload("gain", &gain[..dim])
+        } else {
+            0
+        },
+        k_gain: if case.head_norm {
+            device.upload("gain", &gain[dim..2 * dim])
+        } else {
+            0
+        },
         head_bytes: (POSITIONS * dim * 2) as u64,
         logits: device.upload("logits", &zeros(rows * stride * 4)),
         best: device.upload("best", &zeros(rows * plan.parts() * 12)),
@@ -234,21 +259,43 @@ fn run(device: &Device, case: &Case, chip: Chip, rows: usize, identity: impl Fn(
     );
     let counts = device.run(grid);
     assert!(
-        device.read::<u32>(p.counters, plan.row_tiles).iter().all(|&n| n == 0),
+        device
+            .read::<u32>(p.counters, plan.row_tiles)
+            .iter()
+            .all(|&n| n == 0),
         "counters are zero again"
     );
     let best = device.read::<u32>(p.best, rows * plan.parts() * 3);
     Ran {
         counts,
         x: device.read(p.x, rows * width),
-        out: device.read::<u16>(p.out, group_rows * out_pairs * 32).into_iter().map(bf16::from_bits).collect(),
+        out: device
+            .read::<u16>(p.out, group_rows * out_pairs * 32)
+            .into_iter()
+            .map(bf16::from_bits)
+            .collect(),
         squares: device.read(p.squares, plan.parts() * MAX_ROWS),
         dots: device.read(p.dots, plan.parts() * MAX_ROWS),
-        q: device.read::<u16>(p.q, heads * MAX_ROWS * dim).into_iter().map(bf16::from_bits).collect(),
-        keys: device.read::<u16>(p.keys, kv_heads * POSITIONS * dim).into_iter().map(bf16::from_bits).collect(),
-        values: device.read::<u16>(p.values, kv_heads * POSITIONS * dim).into_iter().map(bf16::from_bits).collect(),
+        q: device
+            .read::<u16>(p.q, heads * MAX_ROWS * dim)
+            .into_iter()
+            .map(bf16::from_bits)
+            .collect(),
+        keys: device
+            .read::<u16>(p.keys, kv_heads * POSITIONS * dim)
+            .into_iter()
+            .map(bf16::from_bits)
+            .collect(),
+        values: device
+            .read::<u16>(p.values, kv_heads * POSITIONS * dim)
+            .into_iter()
+            .map(bf16::from_bits)
+            .collect(),
         logits: device.read(p.logits, rows * stride),
-        best: best.chunks(3).map(|b| (f32::from_bits(b[0]), f32::from_bits(b[1]), b[2] as i32)).collect(),
+        best: best
+            .chunks(3)
+            .map(|b| (f32::from_bits(b[0]), f32::from_bits(b[1]), b[2] as i32))
+            .collect(),
     }
 }
 
@@ -270,7 +317,12 @@ fn product(case: &Case, matrix: &[Vec<f32>], row: usize, at: usize) -> f64 {
         Epilogue::Residual => 1.0,
         _ => f64::from(scale_of(case, row)),
     };
-    y * scale + f64::from(if case.bias { packed_bias(case, at) } else { 0.0 })
+    y * scale
+        + f64::from(if case.bias {
+            packed_bias(case, at)
+        } else {
+            0.0
+        })
 }
 
 #[track_caller]
@@ -289,7 +341,9 @@ fn compare(case: &Case, plan: &Plan, rows: usize, ran: &Ran) {
     let matrix = packed_rows(case);
     let tiles = plan.row_tiles;
     for row in 0..rows {
-        let y: Vec<f64> = (0..tiles * 16).map(|at| product(case, &matrix, row, at)).collect();
+        let y: Vec<f64> = (0..tiles * 16)
+            .map(|at| product(case, &matrix, row, at))
+            .collect();
         match case.epilogue {
             Epilogue::Residual => {
                 let width = tiles * 16;
@@ -299,14 +353,29 @@ fn compare(case: &Case, plan: &Plan, rows: usize, ran: &Ran) {
                     let x = f64::from(noise(17, row * width + f)) + y[f];
                     near(ran.x[row * width + f], x, 1e-5, "x");
                     let gain = f64::from(1.0 + 0.3 * noise(23, f));
-                    near(ran.out[activation_at(width, row, f)].to_f32(), x * gain, BF16, "next input");
+                    near(
+                        ran.out[activation_at(width, row, f)].to_f32(),
+                        x * gain,
+                        BF16,
+                        "next input",
+                    );
                     part_squares[f / 16 / plan.part_tiles] += x * x;
                     part_dots[f / 16 / plan.part_tiles] += x * f64::from(noise(29, f));
                 }
                 for part in 0..plan.parts() {
-                    near(ran.squares[part * MAX_ROWS + row], part_squares[part], 1e-4, "squares");
+                    near(
+                        ran.squares[part * MAX_ROWS + row],
+                        part_squares[part],
+                        1e-4,
+                        "squares",
+                    );
                     if case.judge {
-                        near(ran.dots[part * MAX_ROWS + row], part_dots[part], 1e-4, "dots");
+                        near(
+                            ran.dots[part * MAX_ROWS + row],
+                            part_dots[part],
+                            1e-4,
+                            "dots",
+                        );
                     }
                 }
             }
@@ -314,7 +383,12 @@ fn compare(case: &Case, plan: &Plan, rows: usize, ran: &Ran) {
                 for f in 0..tiles * 8 {
                     let (gate, up) = (y[f / 8 * 16 + f % 8], y[f / 8 * 16 + 8 + f % 8]);
                     let expected = gate / (1.0 + (-gate).exp()) * up;
-                    near(ran.out[activation_at(tiles * 8, row, f)].to_f32(), expected, BF16, "swiglu");
+                    near(
+                        ran.out[activation_at(tiles * 8, row, f)].to_f32(),
+                        expected,
+                        BF16,
+                        "swiglu",
+                    );
                 }
             }
             Epilogue::Qkv => compare_qkv(case, row, &y, ran),
@@ -329,7 +403,8 @@ fn compare(case: &Case, plan: &Plan, rows: usize, ran: &Ran) {
                 }
                 for part in 0..plan.parts() {
                     let first = part * plan.part_tiles * 16;
-                    let mut order: Vec<usize> = (first..vocabulary.min(first + plan.part_tiles * 16)).collect();
+                    let mut order: Vec<usize> =
+                        (first..vocabulary.min(first + plan.part_tiles * 16)).collect();
                     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
                     let second = order.get(1).map_or(f32::NEG_INFINITY, |&i| logits[i]);
                     assert_eq!(
@@ -384,7 +459,9 @@ fn compare_qkv(case: &Case, row: usize, y: &[f64], ran: &Ran) {
             let found = match part {
                 0 => ran.q[((head / group * MAX_ROWS + row) * group + head % group) * dim + f],
                 1 => ran.keys[(head - heads) * POSITIONS * dim + key_at(dim, slot, f)],
-                _ => ran.values[(head - heads - kv_heads) * POSITIONS * dim + value_at(dim, slot, f)],
+                _ => {
+                    ran.values[(head - heads - kv_heads) * POSITIONS * dim + value_at(dim, slot, f)]
+                }
             };
             near(found.to_f32(), expected, BF16, "qkv");
         }
@@ -393,10 +470,16 @@ fn compare_qkv(case: &Case, row: usize, y: &[f64], ran: &Ran) {
 
 /// layout.cuh's, in elements.
 fn key_at(dim: usize, s: usize, f: usize) -> usize {
-    ((s / 16 * (dim / 16) + f / 16) * 32 + s % 8 * 4 + f % 8 / 2) * 8 + s % 16 / 8 * 4 + f % 16 / 8 * 2 + f % 2
+    ((s / 16 * (dim / 16) + f / 16) * 32 + s % 8 * 4 + f % 8 / 2) * 8
+        + s % 16 / 8 * 4
+        + f % 16 / 8 * 2
+        + f % 2
 }
 fn value_at(dim: usize, s: usize, f: usize) -> usize {
-    ((s / 16 * (dim / 16) + f / 16) * 32 + f % 8 * 4 + s % 8 / 2) * 8 + f % 16 / 8 * 4 + s % 16 / 8 * 2 + s % 2
+    ((s / 16 * (dim / 16) + f / 16) * 32 + f % 8 * 4 + s % 8 / 2) * 8
+        + f % 16 / 8 * 4
+        + s % 16 / 8 * 2
+        + s % 2
 }
 
 fn chip(multiprocessors: usize) -> Chip {
@@ -485,18 +568,27 @@ fn bits_of(case: &Case, plan: &Plan, ran: &Ran, row: usize, rows: usize) -> Vec<
             let group = heads / kv_heads;
             for f in 0..dim {
                 for head in 0..heads {
-                    bits.push(u32::from(ran.q[((head / group * MAX_ROWS + row) * group + head % group) * dim + f].to_bits()));
+                    bits.push(u32::from(
+                        ran.q[((head / group * MAX_ROWS + row) * group + head % group) * dim + f]
+                            .to_bits(),
+                    ));
                 }
                 for head in 0..kv_heads {
                     let at = head * POSITIONS * dim;
                     bits.push(u32::from(ran.keys[at + key_at(dim, 19 + row, f)].to_bits()));
-                    bits.push(u32::from(ran.values[at + value_at(dim, 19 + row, f)].to_bits()));
+                    bits.push(u32::from(
+                        ran.values[at + value_at(dim, 19 + row, f)].to_bits(),
+                    ));
                 }
             }
         }
         Epilogue::Logits => {
             let stride = ran.logits.len() / rows;
-            bits.extend(ran.logits[row * stride..][..stride].iter().map(|z| z.to_bits()));
+            bits.extend(
+                ran.logits[row * stride..][..stride]
+                    .iter()
+                    .map(|z| z.to_bits()),
+            );
         }
     }
     bits
@@ -504,7 +596,11 @@ fn bits_of(case: &Case, plan: &Plan, ran: &Ran, row: usize, rows: usize) -> Vec<
 
 #[test]
 fn a_rows_bits_do_not_depend_on_its_company() {
-    let models = [Accumulate::Sequential, Accumulate::Groups8, Accumulate::Groups16];
+    let models = [
+        Accumulate::Sequential,
+        Accumulate::Groups8,
+        Accumulate::Groups16,
+    ];
     for (i, case) in cases().iter().enumerate() {
         let plan = case.plan(chip(4));
         let mut device = Device::new("linear", 80, 0);

@@ -11,14 +11,15 @@ mod lines;
 mod simd;
 mod team;
 
+use super::sequence::{Sequence, check_tokens, rooted};
 use super::{
-    Committed, Device, DeviceError, Finish, Logits, MemoryPlan, PassOutput, Request, Setup, Step,
-    StepReport, StepTimes, Ticket, TokenReason, Want,
+    Device, DeviceError, Logits, MemoryPlan, PassOutput, Request, Setup, Step, StepReport,
+    StepTimes, Ticket, Want,
 };
 use crate::draft::Drafter;
 use crate::judge::{Judge, Layout, Tap};
 use crate::tree::{MAX_ROWS, TokenTree};
-use crate::verify::{Inputs, NextReason, Philox, Reason, Rows, Rule, Verdict, verify};
+use crate::verify::{Inputs, Philox, Rows, Rule, verify};
 use drafting::{Ask, Draft, ModelDrafter};
 use forward::Forward;
 use simd::Isa;
@@ -42,15 +43,6 @@ pub struct Cpu {
 enum Drafting {
     Host(Drafter),
     Model(Box<ModelDrafter>),
-}
-
-/// The sequence under way.
-struct Sequence {
-    /// Prompt and committed tokens; the last one has no keys and values yet.
-    tokens: Vec<u32>,
-    request: Request,
-    step: u32,
-    finish: Option<Finish>,
 }
 
 impl Cpu {
@@ -89,18 +81,6 @@ impl Cpu {
             queue: VecDeque::new(),
             next_ticket: 0,
         })
-    }
-
-    fn check_tokens(&self, tokens: &[u32]) -> Result<(), DeviceError> {
-        let vocab_size = self.target.model.config.vocab_size;
-        match tokens.iter().position(|&t| t as usize >= vocab_size) {
-            None => Ok(()),
-            Some(place) => Err(DeviceError::Token {
-                token: tokens[place],
-                place,
-                vocab_size,
-            }),
-        }
     }
 
     fn step(&mut self, step: &Step) -> Result<StepReport, DeviceError> {
@@ -191,56 +171,6 @@ impl Cpu {
     }
 }
 
-impl Sequence {
-    /// Commits the accepted path and the token after it, up to the first stop token.
-    fn take_in(&mut self, tree: &TokenTree, verdict: &Verdict, context: usize) -> Vec<Committed> {
-        let mut committed = Vec::new();
-        let path = verdict.path.iter().map(|&node| Committed {
-            token: tree.tokens()[node],
-            reason: match verdict.reasons[node] {
-                Reason::Judged => TokenReason::Judged,
-                _ => TokenReason::Aligned,
-            },
-            acceptability: Some(verdict.acceptability[node]).filter(|a| !a.is_nan()),
-        });
-        let next = Committed {
-            token: verdict.next,
-            reason: match verdict.next_reason {
-                NextReason::Bonus => TokenReason::Bonus,
-                NextReason::Residual => TokenReason::Residual,
-            },
-            acceptability: None,
-        };
-        for token in path.chain([next]) {
-            committed.push(token);
-            self.tokens.push(token.token);
-            if self.request.stop_tokens.contains(&token.token) {
-                self.finish = Some(Finish::Stop);
-                break;
-            }
-        }
-        if self.finish.is_none() {
-            if self.tokens.len() - self.request.prompt.len() >= self.request.max_tokens {
-                self.finish = Some(Finish::Length);
-            } else if self.tokens.len() >= context {
-                self.finish = Some(Finish::Context);
-            }
-        }
-        self.step += 1;
-        committed
-    }
-}
-
-/// The rows of a step's pass: the last committed token, then the nodes.
-fn rooted(root: u32, tree: &TokenTree) -> TokenTree {
-    let mut rows = TokenTree::default();
-    rows.push(None, root);
-    for (node, &token) in tree.tokens().iter().enumerate() {
-        rows.push(Some(tree.parent(node).map_or(0, |p| p + 1)), token);
-    }
-    rows
-}
-
 fn tapped_layers(judge: &Judge) -> Vec<usize> {
     let layers = judge.features.taps.iter().filter_map(|tap| match tap {
         Tap::Final => None,
@@ -309,7 +239,7 @@ impl Device for Cpu {
         let Some((_, before)) = request.prompt.split_last() else {
             return Err(DeviceError::EmptyPrompt);
         };
-        self.check_tokens(&request.prompt)?;
+        check_tokens(&request.prompt, self.target.model.config.vocab_size)?;
         if request.prompt.len() >= self.context {
             return Err(DeviceError::PromptTooLong {
                 found: request.prompt.len(),
@@ -321,12 +251,7 @@ impl Device for Cpu {
         if let Drafting::Model(model) = &mut self.drafter {
             model.restart();
         }
-        self.sequence = Some(Sequence {
-            tokens: request.prompt.clone(),
-            step: 0,
-            finish: (request.max_tokens == 0).then_some(Finish::Length),
-            request: request.clone(),
-        });
+        self.sequence = Some(Sequence::new(request));
         Ok(())
     }
 
@@ -365,7 +290,7 @@ impl Device for Cpu {
     }
 
     fn pass(&mut self, rows: &TokenTree, want: &Want) -> Result<PassOutput, DeviceError> {
-        self.check_tokens(rows.tokens())?;
+        check_tokens(rows.tokens(), self.target.model.config.vocab_size)?;
         let layers = self.target.model.config.layers;
         if let Some(&layer) = want.taps.iter().find(|&&l| l > layers) {
             return Err(DeviceError::Tap { layer, layers });

@@ -188,7 +188,9 @@ unsafe impl Sync for Function {}
 
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Arg {
+pub enum Arg<'a> {
+    /// The bytes of a struct that is passed by value.
+    Struct(&'a [u8]),
     /// An address in device memory.
     Ptr(u64),
     /// An `int`.
@@ -342,7 +344,7 @@ impl Gpu {
         grid: [usize; 3],
         block: usize,
         shared_bytes: usize,
-        args: &[Arg],
+        args: &[Arg<'_>],
     ) -> Result<(), DeviceError> {
         let doing = || format!("launching {} on {grid:?} blocks of {block}", function.name);
         self.bind(doing)?;
@@ -350,6 +352,7 @@ impl Gpu {
         let mut words: Vec<u64> = args
             .iter()
             .map(|arg| match *arg {
+                Arg::Struct(_) => 0,
                 Arg::Ptr(address) => address,
                 Arg::I32(value) => u64::from(value as u32),
                 Arg::F32(value) => u64::from(value.to_bits()),
@@ -357,7 +360,12 @@ impl Gpu {
             .collect();
         let mut pointers: Vec<*mut c_void> = words
             .iter_mut()
-            .map(|word| std::ptr::from_mut(word).cast())
+            .zip(args)
+            .map(|(word, arg)| match arg {
+                // the driver only reads it
+                Arg::Struct(bytes) => bytes.as_ptr().cast_mut().cast(),
+                _ => std::ptr::from_mut(word).cast(),
+            })
             .collect();
         let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         // SAFETY: the caller vouches for the arguments; the driver copies them before it returns.

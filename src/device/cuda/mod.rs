@@ -3,7 +3,9 @@
 //! The kernels are in kernels/, compiled and embedded by build.rs ([`images`] says of which files).
 //! [`Gpu`] is a device with its context, stream and kernels; [`Buffer`] is memory on it.
 
+mod attention;
 mod driver;
+mod forward;
 mod image;
 pub mod layout;
 pub mod linear;
@@ -11,11 +13,230 @@ mod memory;
 pub mod plan;
 mod weights;
 
+pub use attention::{
+    kernel as attention_kernel, row_warps, shared_bytes as attention_shared_bytes,
+};
 pub use driver::{Arg, Function, Gpu, OLDEST_DRIVER, Properties};
+pub use forward::{Plans, chip, need};
 pub use memory::{Buffer, Need, Pinned};
 pub use weights::{LayerWeights, Matrix, Weights};
+
+use super::sequence::{Sequence, check_tokens, rooted};
+use super::{
+    Device, DeviceError, Logits, MemoryPlan, PassOutput, Request, Setup, Step, StepReport,
+    StepTimes, Ticket, Want,
+};
+use crate::draft::Drafter;
+use crate::tree::{MAX_ROWS, TokenTree};
+use crate::verify::{Inputs, Philox, Rows, verify};
+use forward::Forward;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// Names of the embedded images, those of the files of kernels/; empty where the build had no nvcc.
 pub fn images() -> impl Iterator<Item = &'static str> {
     image::IMAGES.iter().map(|image| image.name)
+}
+
+/// A target on a GPU. It decodes plainly: nothing drafts on this device yet.
+pub struct Cuda {
+    gpu: Arc<Gpu>,
+    target: Forward,
+    context: usize,
+    sequence: Option<Sequence>,
+    /// Steps asked for and not yet read; a step runs when its result is read.
+    queue: VecDeque<(u64, Step)>,
+    next_ticket: u64,
+    /// Of a commit, which has nobody to tell; the next call that can fails with it.
+    failed: Option<DeviceError>,
+}
+
+impl Cuda {
+    /// Loads the target onto GPU number `ordinal`, unless it does not fit.
+    pub fn open(setup: &Setup, ordinal: usize) -> Result<Cuda, DeviceError> {
+        let most = setup.target.config.max_positions;
+        if setup.context == 0 || setup.context > most {
+            return Err(DeviceError::Context {
+                context: setup.context,
+                most,
+            });
+        }
+        if !matches!(setup.drafter, Drafter::None) {
+            return Err(DeviceError::Draft(
+                "drafting on the CUDA device is not there yet, it decodes plainly; use --draft none or --device cpu"
+                    .to_owned(),
+            ));
+        }
+        let gpu = Gpu::open(ordinal)?;
+        let positions = setup.context + MAX_ROWS;
+        need(&setup.target, positions, chip(&gpu)).check(gpu.free_bytes()?, setup.context)?;
+        Ok(Cuda {
+            target: Forward::load(&gpu, setup.target.clone(), positions)?,
+            gpu,
+            context: setup.context,
+            sequence: None,
+            queue: VecDeque::new(),
+            next_ticket: 0,
+            failed: None,
+        })
+    }
+
+    /// How each matrix of the target is cut.
+    pub fn plans(&self) -> Plans {
+        self.target.plans
+    }
+
+    /// What the target takes of the GPU's memory.
+    pub fn need(&self) -> Need {
+        self.target.need
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.target.model.config.vocab_size
+    }
+
+    fn commit_rows(&mut self, path: &[usize]) {
+        if let Err(error) = self.target.commit(path) {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    fn step(&mut self, step: &Step) -> Result<StepReport, DeviceError> {
+        let Some(sequence) = &self.sequence else {
+            return Err(DeviceError::NotStarted);
+        };
+        if sequence.finish.is_some() {
+            return Ok(StepReport {
+                finish: sequence.finish,
+                ..StepReport::default()
+            });
+        }
+        let request = &sequence.request;
+        let mut philox = Philox::new(request.seed, request.sequence).at_step(sequence.step);
+        let began = Instant::now();
+        let tree = TokenTree::default();
+        let rows = rooted(sequence.tokens[sequence.tokens.len() - 1], &tree);
+        let want = Want {
+            logits: Logits::All,
+            ..Want::default()
+        };
+        let pass = self.pass(&rows, &want)?;
+        let passed = Instant::now();
+        let target =
+            Rows::new(&pass.logits, self.vocab_size()).expect("the pass returns whole rows");
+        let inputs = Inputs {
+            tree: &tree,
+            target,
+            q: None,
+            r: None,
+            scores: None,
+        };
+        let verdict = verify::<f32, _>(&inputs, &step.policy, &mut philox)?;
+        self.commit_rows(&[0]);
+        let context = self.context;
+        let sequence = self.sequence.as_mut().ok_or(DeviceError::NotStarted)?;
+        Ok(StepReport {
+            committed: sequence.take_in(&tree, &verdict, context),
+            finish: sequence.finish,
+            times: StepTimes {
+                target: passed - began,
+                verify: passed.elapsed(),
+                ..StepTimes::default()
+            },
+            ..StepReport::default()
+        })
+    }
+}
+
+impl Device for Cuda {
+    fn describe(&self) -> String {
+        let p = self.gpu.properties();
+        let (major, minor) = p.capability;
+        format!(
+            "cuda:{}, {}, compute capability {major}.{minor}, {} multiprocessors",
+            p.ordinal, p.name, p.multiprocessors
+        )
+    }
+
+    fn memory(&self) -> MemoryPlan {
+        let need = self.target.need;
+        MemoryPlan {
+            weights: need.weights,
+            kv: need.kv,
+        }
+    }
+
+    fn start(&mut self, request: &Request) -> Result<(), DeviceError> {
+        self.sequence = None;
+        self.queue.clear();
+        self.failed = None;
+        let Some((_, before)) = request.prompt.split_last() else {
+            return Err(DeviceError::EmptyPrompt);
+        };
+        check_tokens(&request.prompt, self.vocab_size())?;
+        if request.prompt.len() >= self.context {
+            return Err(DeviceError::PromptTooLong {
+                found: request.prompt.len(),
+                context: self.context,
+            });
+        }
+        self.target.len = 0;
+        super::prefill(self, before, &Want::default())?;
+        self.sequence = Some(Sequence::new(request));
+        Ok(())
+    }
+
+    fn enqueue(&mut self, step: &Step) -> Result<Ticket, DeviceError> {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.queue.push_back((ticket, step.clone()));
+        Ok(Ticket(ticket))
+    }
+
+    fn read(&mut self, ticket: Ticket) -> Result<StepReport, DeviceError> {
+        match self.queue.pop_front() {
+            Some((expected, step)) if expected == ticket.0 => self.step(&step),
+            other => Err(DeviceError::Ticket {
+                found: ticket.0,
+                expected: other.map_or(self.next_ticket, |(t, _)| t),
+            }),
+        }
+    }
+
+    fn pass(&mut self, rows: &TokenTree, want: &Want) -> Result<PassOutput, DeviceError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        check_tokens(rows.tokens(), self.vocab_size())?;
+        let layers = self.target.model.config.layers;
+        if let Some(&layer) = want.taps.iter().find(|&&l| l > layers) {
+            return Err(DeviceError::Tap { layer, layers });
+        }
+        let committed = self.target.len;
+        let deepest = rows.depths().into_iter().max().unwrap_or(0);
+        if committed + deepest > self.context {
+            return Err(DeviceError::Full {
+                rows: rows.len(),
+                committed,
+                context: self.context,
+            });
+        }
+        if rows.is_empty() {
+            return Ok(PassOutput::default());
+        }
+        self.target.pass(rows, want)
+    }
+
+    fn commit(&mut self, path: &[usize]) {
+        self.commit_rows(path);
+    }
+
+    fn rollback(&mut self, len: usize) {
+        self.target.len = self.target.len.min(len);
+    }
+
+    fn committed(&self) -> usize {
+        self.target.len
+    }
 }

@@ -86,7 +86,9 @@ impl Plan {
             }
             _ => [(1, 8), (8, 1), (16, 1)]
                 .into_iter()
-                .map(|(block, warps_k)| Plan::cut(row_tiles, columns, block, warps_k, block.min(8), chip))
+                .map(|(block, warps_k)| {
+                    Plan::cut(row_tiles, columns, block, warps_k, block.min(8), chip)
+                })
                 .filter(|plan| follows != Follows::Squares || plan.parts() <= MAX_PARTS)
                 .collect(),
         };
@@ -106,7 +108,10 @@ impl Plan {
     ) -> Plan {
         let pairs = pairs(columns);
         let warp_bytes = 2 * ahead(1, warps_k) * PAIR_TILE_BYTES;
-        let blocks = chip.bytes_in_flight().div_ceil(block_tiles * warps_k * warp_bytes).clamp(1, 2);
+        let blocks = chip
+            .bytes_in_flight()
+            .div_ceil(block_tiles * warps_k * warp_bytes)
+            .clamp(1, 2);
         let units = row_tiles.div_ceil(block_tiles) * pairs;
         Plan {
             row_tiles,
@@ -185,7 +190,10 @@ impl Plan {
     pub fn shape(&self, rows: usize) -> Shape {
         debug_assert!((1..=MAX_ROWS).contains(&rows));
         let needed = rows.div_ceil(GROUP);
-        let groups = GROUPS.into_iter().find(|&g| g >= needed).unwrap_or(GROUPS[4]);
+        let groups = GROUPS
+            .into_iter()
+            .find(|&g| g >= needed)
+            .unwrap_or(GROUPS[4]);
         // more than 8 groups take the registers of two warps
         let warps_m = match groups > 8 {
             true => self.block_tiles.min(self.part_tiles),

@@ -1,0 +1,656 @@
+//! One model on a GPU: a pass over a token tree, five launches a layer.
+//!
+//! x is the residual stream. Whoever writes it also writes bf16(x * gain) for the product that
+//! comes next, and partial sums of squares by which that product scales its output (kernels/).
+
+use super::super::{DeviceError, Logits, PassOutput, Want};
+use super::attention;
+use super::driver::{Arg, Function, Gpu};
+use super::layout::{
+    GROUP, MAX_PATH, MAX_ROWS, Path, Rows, activation_bytes, cache_bytes, capacity,
+};
+use super::linear::{Epilogue, Linear, kernel};
+use super::memory::{Buffer, Need};
+use super::plan::{Chip, Follows, GROUPS, MAX_PARTS, Plan};
+use super::weights::{Matrix, Weights};
+use crate::model::{Config, Model};
+use crate::tree::{self, TokenTree};
+use bytemuck::Zeroable;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Rows whose logits lie on the device at a time.
+const LOGIT_ROWS: usize = 64;
+/// Most bytes of attention's partial states; what needs more is launched in parts.
+const ATTENTION_PARTIALS: usize = 64 << 20;
+/// Positions of a split of attention.
+const SPLIT: usize = 512;
+/// Threads of a block of attention, embed, hidden.
+const THREADS: usize = 256;
+
+/// The plans of a model's matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plans {
+    /// q, k and v.
+    pub qkv: Plan,
+    /// Output of attention.
+    pub o: Plan,
+    /// Gate and up.
+    pub gate_up: Plan,
+    /// Down.
+    pub down: Plan,
+    /// LM head.
+    pub head: Plan,
+}
+
+impl Plans {
+    /// Chooses them for a chip.
+    pub fn choose(c: &Config, chip: Chip) -> Plans {
+        let tiles = |rows: usize| rows.div_ceil(16);
+        let qkv = match c.qk_norm() {
+            true => Follows::HeadNorm {
+                tiles: c.head_dim / 16,
+            },
+            false => Follows::Nothing,
+        };
+        let (hidden, inner) = (c.hidden_size, c.intermediate_size);
+        let heads = c.q_width() + 2 * c.kv_width();
+        Plans {
+            qkv: Plan::choose(tiles(heads), hidden, qkv, chip),
+            o: Plan::choose(tiles(hidden), c.q_width(), Follows::Squares, chip),
+            gate_up: Plan::choose(tiles(2 * inner), hidden, Follows::Nothing, chip),
+            down: Plan::choose(tiles(hidden), inner, Follows::Squares, chip),
+            head: Plan::choose(tiles(c.vocab_size), hidden, Follows::Nothing, chip),
+        }
+    }
+
+    /// All of them with their names, in the order in which a token meets them.
+    pub fn named(&self) -> [(&'static str, Plan); 5] {
+        [
+            ("qkv", self.qkv),
+            ("o", self.o),
+            ("gate, up", self.gate_up),
+            ("down", self.down),
+            ("head", self.head),
+        ]
+    }
+}
+
+/// Sizes in bytes of what a pass works in, by name.
+struct Sizes {
+    rows: usize,
+    paths: usize,
+    path: usize,
+    x: usize,
+    normed: usize,
+    q: usize,
+    attended: usize,
+    inner: usize,
+    squares: usize,
+    partials: usize,
+    counters: usize,
+    attention: usize,
+    arrived: usize,
+    logits: usize,
+    best: usize,
+    hidden: usize,
+    angles: usize,
+}
+
+impl Sizes {
+    fn of(c: &Config, plans: &Plans, capacity: usize) -> Sizes {
+        let named = plans.named();
+        let most =
+            |of: &dyn Fn(&Plan) -> usize| named.iter().map(|(_, p)| of(p)).max().unwrap_or(0);
+        let row_groups = (MAX_ROWS * c.heads / c.kv_heads).div_ceil(16);
+        Sizes {
+            rows: size_of::<Rows>(),
+            paths: 4 * MAX_ROWS * MAX_PATH,
+            path: size_of::<Path>(),
+            x: 4 * MAX_ROWS * c.hidden_size,
+            normed: activation_bytes(MAX_ROWS, c.hidden_size),
+            q: 2 * MAX_ROWS * c.q_width(),
+            attended: activation_bytes(MAX_ROWS, c.q_width()),
+            inner: activation_bytes(MAX_ROWS, c.intermediate_size),
+            squares: 4 * MAX_PARTS * MAX_ROWS,
+            partials: most(&|p| p.partial_buffer_bytes(MAX_ROWS)),
+            counters: 4 * most(&|p| p.row_tiles),
+            attention: ATTENTION_PARTIALS
+                .max(attention_record(c) * 8 * c.kv_heads * capacity.div_ceil(SPLIT)),
+            arrived: 4 * row_groups * c.kv_heads,
+            logits: 4 * LOGIT_ROWS * c.vocab_size.next_multiple_of(GROUP),
+            best: 12 * LOGIT_ROWS * plans.head.parts(),
+            hidden: 4 * MAX_ROWS * c.hidden_size,
+            angles: 4 * capacity * c.head_dim,
+        }
+    }
+
+    fn total(&self) -> usize {
+        let Sizes {
+            rows,
+            paths,
+            path,
+            x,
+            normed,
+            q,
+            attended,
+            inner,
+            squares,
+            partials,
+            counters,
+            attention,
+            arrived,
+            logits,
+            best,
+            hidden,
+            angles,
+        } = self;
+        [
+            rows, paths, path, x, normed, q, attended, inner, squares, partials, counters,
+            attention, arrived, logits, best, hidden, angles,
+        ]
+        .into_iter()
+        .sum()
+    }
+}
+
+/// Bytes of the partial state of a row tile, as attention.cu lays it out.
+fn attention_record(c: &Config) -> usize {
+    c.head_dim * 64 + 128
+}
+
+/// A loaded model with its KV cache.
+pub struct Forward {
+    gpu: Arc<Gpu>,
+    /// The model.
+    pub model: Arc<Model>,
+    weights: Weights,
+    /// How its matrices are cut.
+    pub plans: Plans,
+    /// What it takes.
+    pub need: Need,
+    functions: HashMap<&'static str, Function>,
+    /// Slots of the cache, a multiple of 16.
+    capacity: usize,
+    /// Committed positions.
+    pub len: usize,
+    cache: Buffer,
+    angles: Buffer,
+    rows: Buffer,
+    paths: Buffer,
+    path: Buffer,
+    x: Buffer,
+    normed: Buffer,
+    q: Buffer,
+    attended: Buffer,
+    inner: Buffer,
+    squares: Buffer,
+    partials: Buffer,
+    counters: Buffer,
+    attention: Buffer,
+    arrived: Buffer,
+    logits: Buffer,
+    best: Buffer,
+    hidden: Buffer,
+}
+
+/// What a model with room for `positions` needs, known before anything is loaded.
+pub fn need(model: &Model, positions: usize, chip: Chip) -> Need {
+    let plans = Plans::choose(&model.config, chip);
+    let sizes = Sizes::of(&model.config, &plans, capacity(positions));
+    Need {
+        workspace: sizes.total() + Weights::staging_bytes(model),
+        ..Need::of(model, positions)
+    }
+}
+
+impl Forward {
+    /// Loads `model` with room for `positions` positions, the rows of a pass included. No
+    /// allocation comes after.
+    pub fn load(
+        gpu: &Arc<Gpu>,
+        model: Arc<Model>,
+        positions: usize,
+    ) -> Result<Forward, DeviceError> {
+        let c = &model.config;
+        let chip = chip(gpu);
+        let plans = Plans::choose(c, chip);
+        let need = need(&model, positions, chip);
+        let capacity = capacity(positions);
+        let sizes = Sizes::of(c, &plans, capacity);
+        let functions = functions(gpu, c, &plans, &model)?;
+        let weights = Weights::load(gpu, &model)?;
+        let new = |label, bytes| Buffer::zeroed(gpu, label, bytes);
+        Ok(Forward {
+            plans,
+            need,
+            functions,
+            capacity,
+            len: 0,
+            cache: new(
+                "kv cache",
+                cache_bytes(c.layers, c.kv_heads, c.head_dim, capacity),
+            )?,
+            angles: Buffer::of(gpu, "rotary angles", &angles(c, capacity))?,
+            rows: new("rows", sizes.rows)?,
+            paths: new("paths", sizes.paths)?,
+            path: new("path", sizes.path)?,
+            x: new("residual stream", sizes.x)?,
+            normed: new("normed", sizes.normed)?,
+            q: new("q", sizes.q)?,
+            attended: new("attended", sizes.attended)?,
+            inner: new("inner", sizes.inner)?,
+            squares: new("squares", sizes.squares)?,
+            partials: new("partial sums", sizes.partials)?,
+            counters: new("counters", sizes.counters)?,
+            attention: new("attention states", sizes.attention)?,
+            arrived: new("attention counters", sizes.arrived)?,
+            logits: new("logits", sizes.logits)?,
+            best: new("best logits", sizes.best)?,
+            hidden: new("last hidden", sizes.hidden)?,
+            weights,
+            model,
+            gpu: gpu.clone(),
+        })
+    }
+
+    /// Runs `tree`, which hangs below the last committed position. Keys and values stay in the
+    /// slots behind the committed ones until the next commit.
+    pub fn pass(&mut self, tree: &TokenTree, want: &Want) -> Result<PassOutput, DeviceError> {
+        assert!(self.len + tree.len() <= self.capacity);
+        let mut output = PassOutput::default();
+        let mut first = 0;
+        while first < tree.len() {
+            let end = tree.len().min(first + MAX_ROWS);
+            let last = end == tree.len();
+            let want = Want {
+                logits: match want.logits {
+                    Logits::Last if !last => Logits::None,
+                    logits => logits,
+                },
+                ..want.clone()
+            };
+            self.sweep(tree, first, end, &want, &mut output)?;
+            first = end;
+        }
+        Ok(output)
+    }
+
+    /// The rows first..end of a tree, in one sweep over the weights.
+    fn sweep(
+        &mut self,
+        tree: &TokenTree,
+        first: usize,
+        end: usize,
+        want: &Want,
+        output: &mut PassOutput,
+    ) -> Result<(), DeviceError> {
+        let model = self.model.clone();
+        let c = &model.config;
+        let count = end - first;
+        let (rows, paths) = views(tree, self.len, first, end);
+        self.rows.write(0, &[rows])?;
+        if !paths.is_empty() {
+            self.paths.write(0, &paths)?;
+        }
+        self.embed(count)?;
+        let mut parts = 1;
+        let mut taps = Vec::new();
+        for layer in 0..=c.layers {
+            if want.taps.contains(&layer) {
+                taps.push((layer, self.x.read(0, count * c.hidden_size)?));
+            }
+            if layer < c.layers {
+                parts = self.layer(layer, count, parts)?;
+            }
+        }
+        let mut next = PassOutput {
+            taps,
+            ..PassOutput::default()
+        };
+        match want.logits {
+            Logits::None => {}
+            Logits::Last => next.logits = self.head(count - 1, 1, parts)?,
+            Logits::All => {
+                for from in (0..count).step_by(LOGIT_ROWS) {
+                    let some = LOGIT_ROWS.min(count - from);
+                    next.logits.extend(self.head(from, some, parts)?);
+                }
+            }
+        }
+        if want.hidden {
+            next.last_hidden = self.last_hidden(count, parts)?;
+        }
+        output.append(next);
+        Ok(())
+    }
+
+    fn embed(&self, rows: usize) -> Result<(), DeviceError> {
+        let c = &self.model.config;
+        let table: Matrix = self.weights.embed;
+        let args = [
+            Arg::Ptr(self.rows.address()),
+            Arg::Ptr(table.address),
+            Arg::Ptr(self.weights.layers[0].input_norm),
+            Arg::Ptr(self.x.address()),
+            Arg::Ptr(self.normed.address()),
+            Arg::Ptr(self.squares.address()),
+            Arg::I32(c.hidden_size as i32),
+            Arg::I32(table.pairs() as i32),
+        ];
+        // SAFETY: embed.cu's parameters; the buffers hold MAX_ROWS rows.
+        unsafe { self.launch("embed", rows, THREADS, 0, &args) }
+    }
+
+    /// One layer; the number of partial sums of squares of x before and after it.
+    fn layer(&self, index: usize, rows: usize, parts: usize) -> Result<usize, DeviceError> {
+        let (c, w, plans) = (&self.model.config, &self.weights.layers[index], &self.plans);
+        let head_bytes = self.capacity * c.head_dim * 2;
+        let of_layer = c.kv_heads * head_bytes;
+        let keys = self.cache.address() + (2 * index * of_layer) as u64;
+        let values = keys + of_layer as u64;
+        let next_gain = match self.weights.layers.get(index + 1) {
+            Some(next) => next.input_norm,
+            None => self.weights.norm,
+        };
+        let scaled = |p: Linear, parts: usize| Linear {
+            input: self.normed.address(),
+            input_squares: self.squares.address(),
+            input_parts: parts as i32,
+            inverse_width: 1.0 / c.hidden_size as f32,
+            ..p
+        };
+        let residual = |p: Linear, input: &Buffer, gain: u64| Linear {
+            input: input.address(),
+            x: self.x.address(),
+            gain,
+            out: self.normed.address(),
+            squares: self.squares.address(),
+            width: c.hidden_size as i32,
+            out_pairs: plans.qkv.pairs as i32,
+            ..p
+        };
+
+        self.linear(
+            &plans.qkv,
+            rows,
+            scaled(
+                Linear {
+                    weights: w.qkv.address,
+                    bias: w.qkv_bias.unwrap_or(0),
+                    q: self.q.address(),
+                    keys,
+                    values,
+                    angles: self.angles.address(),
+                    q_gain: w.q_norm.unwrap_or(0),
+                    k_gain: w.k_norm.unwrap_or(0),
+                    head_bytes: head_bytes as u64,
+                    heads: c.heads as i32,
+                    kv_heads: c.kv_heads as i32,
+                    group: (c.heads / c.kv_heads) as i32,
+                    head_dim: c.head_dim as i32,
+                    ..Linear::of(&plans.qkv, Epilogue::Qkv)
+                },
+                parts,
+            ),
+        )?;
+        self.attend(rows, keys, values)?;
+        let o = Linear {
+            weights: w.o.address,
+            bias: w.o_bias.unwrap_or(0),
+            ..Linear::of(&plans.o, Epilogue::Residual)
+        };
+        self.linear(&plans.o, rows, residual(o, &self.attended, w.post_norm))?;
+        let gate_up = Linear {
+            weights: w.gate_up.address,
+            bias: w.gate_up_bias.unwrap_or(0),
+            out: self.inner.address(),
+            out_pairs: plans.down.pairs as i32,
+            ..Linear::of(&plans.gate_up, Epilogue::SwiGlu)
+        };
+        self.linear(&plans.gate_up, rows, scaled(gate_up, plans.o.parts()))?;
+        let down = Linear {
+            weights: w.down.address,
+            bias: w.down_bias.unwrap_or(0),
+            ..Linear::of(&plans.down, Epilogue::Residual)
+        };
+        self.linear(&plans.down, rows, residual(down, &self.inner, next_gain))?;
+        Ok(plans.down.parts())
+    }
+
+    fn attend(&self, rows: usize, keys: u64, values: u64) -> Result<(), DeviceError> {
+        let c = &self.model.config;
+        let group = c.heads / c.kv_heads;
+        let tiles = (rows * group).div_ceil(16);
+        let known = attention::row_warps(c.head_dim);
+        let fits = known.iter().find(|&&w| w >= tiles).or(known.last());
+        let row_warps = *fits.ok_or_else(|| head_dim_error(&self.model))?;
+        let groups = tiles.div_ceil(row_warps);
+        let kernel =
+            attention::kernel(c.head_dim, row_warps).ok_or_else(|| head_dim_error(&self.model))?;
+        let shared = attention::shared_bytes(c.head_dim, row_warps);
+        let splits = (self.len + tree::MAX_ROWS)
+            .min(self.capacity)
+            .div_ceil(SPLIT);
+        let of_group = c.kv_heads * splits * row_warps * attention_record(c);
+        let at_once = (self.attention.bytes() / of_group).clamp(1, groups);
+        for first in (0..groups).step_by(at_once) {
+            let some = at_once.min(groups - first);
+            let args = [
+                Arg::Ptr(self.attended.address()),
+                Arg::Ptr(self.q.address()),
+                Arg::Ptr(keys),
+                Arg::Ptr(values),
+                Arg::Ptr(self.rows.address()),
+                Arg::Ptr(self.paths.address()),
+                Arg::Ptr(self.attention.address()),
+                Arg::Ptr(self.arrived.address()),
+                Arg::I32(c.kv_heads as i32),
+                Arg::I32(group as i32),
+                Arg::I32((self.capacity / 16) as i32),
+                Arg::I32(first as i32),
+                Arg::I32(some as i32),
+                Arg::F32(std::f32::consts::LOG2_E / (c.head_dim as f32).sqrt()),
+            ];
+            let blocks = self.gpu.properties().multiprocessors;
+            // SAFETY: attention.cu's parameters; the buffers hold MAX_ROWS rows and the states
+            // of `some` row groups.
+            unsafe { self.launch(kernel, blocks, THREADS, shared, &args)? };
+        }
+        Ok(())
+    }
+
+    /// Logits of the rows from..from + count of the sweep.
+    fn head(&self, from: usize, count: usize, parts: usize) -> Result<Vec<f32>, DeviceError> {
+        let (c, plan) = (&self.model.config, &self.plans.head);
+        let stride = c.vocab_size.next_multiple_of(GROUP);
+        // one row alone stands anywhere in its group
+        let first_group = from / GROUP;
+        let rows = from % GROUP + count;
+        self.linear(
+            plan,
+            rows,
+            Linear {
+                weights: self.weights.head.address,
+                input: self.normed.address(),
+                input_squares: self.squares.address(),
+                input_parts: parts as i32,
+                inverse_width: 1.0 / c.hidden_size as f32,
+                logits: self.logits.address(),
+                best: self.best.address(),
+                first_group: first_group as i32,
+                first_row: from as i32,
+                vocabulary: c.vocab_size as i32,
+                logits_stride: stride as i32,
+                ..Linear::of(plan, Epilogue::Logits)
+            },
+        )?;
+        let padded: Vec<f32> = self.logits.read(0, count * stride)?;
+        let rows = padded.chunks(stride).map(|row| &row[..c.vocab_size]);
+        Ok(rows.flatten().copied().collect())
+    }
+
+    fn last_hidden(&self, rows: usize, parts: usize) -> Result<Vec<f32>, DeviceError> {
+        let c = &self.model.config;
+        let args = [
+            Arg::Ptr(self.rows.address()),
+            Arg::Ptr(self.x.address()),
+            Arg::Ptr(self.weights.norm),
+            Arg::Ptr(self.squares.address()),
+            Arg::Ptr(self.hidden.address()),
+            Arg::I32(c.hidden_size as i32),
+            Arg::I32(parts as i32),
+            Arg::F32(c.rms_norm_eps),
+        ];
+        // SAFETY: head.cu's parameters; the buffers hold MAX_ROWS rows.
+        unsafe { self.launch("hidden", rows, THREADS, 0, &args)? };
+        self.hidden.read(0, rows * c.hidden_size)
+    }
+
+    fn linear(&self, plan: &Plan, rows: usize, p: Linear) -> Result<(), DeviceError> {
+        let shape = plan.shape(rows);
+        let p = Linear {
+            partials: self.partials.address(),
+            counters: self.counters.address(),
+            rows: self.rows.address(),
+            eps: self.model.config.rms_norm_eps,
+            ..p
+        };
+        let args = [Arg::Struct(bytemuck::bytes_of(&p))];
+        let name = kernel(plan, &shape);
+        // SAFETY: linear.cu's one parameter; the buffers hold MAX_ROWS rows.
+        unsafe { self.launch(name, plan.workers, shape.threads, shape.shared_bytes, &args) }
+    }
+
+    /// # Safety
+    /// As of [`Gpu::launch`].
+    unsafe fn launch(
+        &self,
+        name: &'static str,
+        blocks: usize,
+        threads: usize,
+        shared_bytes: usize,
+        args: &[Arg<'_>],
+    ) -> Result<(), DeviceError> {
+        // SAFETY: the caller vouches for the arguments.
+        unsafe {
+            self.gpu.launch(
+                self.functions[name],
+                [blocks, 1, 1],
+                threads,
+                shared_bytes,
+                args,
+            )
+        }
+    }
+
+    /// Commits rows of the last pass: a path from its root, ascending.
+    pub fn commit(&mut self, path: &[usize]) -> Result<(), DeviceError> {
+        let base = self.len;
+        self.len += path.len();
+        if path.iter().enumerate().all(|(i, &row)| row == i) {
+            return Ok(());
+        }
+        let c = &self.model.config;
+        let mut slots = Path::zeroed();
+        slots.nodes = path.len() as i32;
+        slots.base = base as i32;
+        for (slot, row) in slots.slot.iter_mut().zip(path) {
+            *slot = (base + row) as i32;
+        }
+        self.path.write(0, &[slots])?;
+        let args = [
+            Arg::Ptr(self.cache.address()),
+            Arg::Ptr(self.path.address()),
+            Arg::I32(self.capacity as i32),
+            Arg::I32(c.head_dim as i32),
+        ];
+        let grid = [c.kv_heads, 2 * c.layers, c.head_dim.div_ceil(128)];
+        // SAFETY: kv.cu's parameters; slots lie in the cache.
+        unsafe {
+            self.gpu
+                .launch(self.functions["kv_commit"], grid, 128, 0, &args)
+        }
+    }
+}
+
+/// The chip that plans are made for.
+pub fn chip(gpu: &Gpu) -> Chip {
+    let properties = gpu.properties();
+    Chip {
+        multiprocessors: properties.multiprocessors,
+        major: usize::try_from(properties.capability.0).unwrap_or(0),
+    }
+}
+
+fn head_dim_error(model: &Model) -> DeviceError {
+    DeviceError::Shape {
+        path: model.dir.clone(),
+        name: "head_dim",
+        found: model.config.head_dim,
+        expected: "16, 32, 48, 64, 80, 96, 112, 128 or 192",
+    }
+}
+
+/// All kernels of a model's pass, with the shared memory that they may ask for.
+fn functions(
+    gpu: &Gpu,
+    c: &Config,
+    plans: &Plans,
+    model: &Model,
+) -> Result<HashMap<&'static str, Function>, DeviceError> {
+    let mut shared: HashMap<&'static str, usize> =
+        HashMap::from([("embed", 0), ("hidden", 0), ("kv_commit", 0)]);
+    for (_, plan) in plans.named() {
+        for groups in GROUPS {
+            let shape = plan.shape(groups * GROUP);
+            let bytes = shared.entry(kernel(&plan, &shape)).or_default();
+            *bytes = shape.shared_bytes.max(*bytes);
+        }
+    }
+    let row_warps = attention::row_warps(c.head_dim);
+    if row_warps.is_empty() {
+        return Err(head_dim_error(model));
+    }
+    for &row_warps in row_warps {
+        let name = attention::kernel(c.head_dim, row_warps).ok_or_else(|| head_dim_error(model))?;
+        shared.insert(name, attention::shared_bytes(c.head_dim, row_warps));
+    }
+    let found = shared
+        .into_iter()
+        .map(|(name, bytes)| Ok((name, gpu.function(name, bytes)?)));
+    found.collect()
+}
+
+/// (cos, sin) of every position and pair of features, as the CPU device computes them.
+fn angles(c: &Config, positions: usize) -> Vec<f32> {
+    let frequencies = c.rope.inverse_frequencies(c.head_dim);
+    let mut angles = Vec::with_capacity(positions * c.head_dim);
+    for position in 0..positions {
+        for f in &frequencies {
+            let (sin, cos) = (position as f32 * f).sin_cos();
+            angles.extend([cos, sin]);
+        }
+    }
+    angles
+}
+
+/// What the rows first..end of a pass are, and the slots of the positions that lie elsewhere.
+fn views(tree: &TokenTree, len: usize, first: usize, end: usize) -> (Rows, Vec<i32>) {
+    let paths: Vec<Vec<usize>> = (first..end).map(|row| tree.path(row)).collect();
+    // a row on its own trunk has every position in the slot of that number
+    let strays = |path: &Vec<usize>| path.iter().enumerate().position(|(i, &row)| i != row);
+    let shared = len + paths.iter().filter_map(strays).min().unwrap_or(end);
+    let mut rows = Rows::zeroed();
+    rows.rows = (end - first) as i32;
+    rows.base = (len + first) as i32;
+    rows.shared = shared as i32;
+    let mut slots: Vec<i32> = Vec::new();
+    for (r, path) in paths.iter().enumerate() {
+        rows.token[r] = tree.tokens()[first + r] as i32;
+        rows.position[r] = (len + path.len() - 1) as i32;
+        rows.path_at[r] = slots.len() as i32;
+        slots.extend(path.iter().skip(shared - len).map(|row| (len + row) as i32));
+    }
+    (rows, slots)
+}
