@@ -224,7 +224,8 @@ fn pairs_of_16_bits_are_added_and_compared_apart() {
     };
     let signed =
         |f: &'static dyn Fn(i16, i16) -> i16| move |a: u16, b: u16| f(a as i16, b as i16) as u16;
-    let ops: [(&str, Box<dyn Fn(u16, u16) -> u16>); 8] = [
+    type Half = Box<dyn Fn(u16, u16) -> u16>;
+    let ops: [(&str, Half); 8] = [
         ("add.u16x2", Box::new(u16::wrapping_add)),
         ("add.s16x2", Box::new(u16::wrapping_add)),
         ("min.u16x2", Box::new(|a, b| a.min(b))),

@@ -1123,7 +1123,7 @@ fn moved(from: &Addresses, to: &Addresses, mask: u32) -> bool {
         let taken = u64::from(mask >> i & 1).wrapping_neg();
         apart |= (to[i].wrapping_sub(from[i]) ^ by) & taken;
     }
-    apart == 0 && by % 128 == 0
+    apart == 0 && by.is_multiple_of(128)
 }
 }
 
