@@ -182,7 +182,15 @@ impl Compiler<'_> {
         let fatbin = self.out.join(format!("{name}.fatbin"));
         let keep = self.out.join(format!("{name}.keep"));
         let mut command = Command::new(&self.nvcc);
-        command.args(["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-fmad=false", "-Xptxas", "-v"]);
+        command.args([
+            "-fatbin",
+            "-std=c++17",
+            "-O3",
+            "-lineinfo",
+            "-fmad=false",
+            "-Xptxas",
+            "-v",
+        ]);
         command.args(["--no-compress", "--threads", "2", "--keep", "--keep-dir"]);
         command.arg(&keep).args(&self.targets);
         command.arg("-o").arg(&fatbin).arg(source);
