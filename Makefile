@@ -26,11 +26,11 @@ demo:
 # once, untimed.
 test:
 	cargo fmt --all --check
-	cargo clippy --quiet --workspace --all-targets -- -D warnings
 	$(MAKE) --no-print-directory smollm2
 	CUDA_HOME="$$($(PYTHON) scripts/get_nvcc.py)" && export CUDA_HOME && \
-		cargo test --quiet --workspace
-	cargo bench --quiet --workspace --bench '*' -- --test
+		cargo clippy --quiet --workspace --all-targets -- -D warnings && \
+		cargo test --quiet --workspace && \
+		cargo bench --quiet --workspace --bench '*' -- --test
 
 # Ray comes into .venv, one folder per version; mining works without it.
 test-ray: .venv/$(RAY)

@@ -33,6 +33,7 @@ extern "C" __global__ void __launch_bounds__(128)
     };
     const int nodes = path->nodes;
     const int base = path->base;
+#pragma unroll 1
     for (int first = 0; first < nodes; first += IN_FLIGHT) {
         uint16_t moved[IN_FLIGHT];
         bool moves[IN_FLIGHT];

@@ -54,10 +54,17 @@ fn a_device_says_what_it_is() {
         assert_eq!((found.capability, found.multiprocessors), ((8, 0), 108));
         assert_eq!(found.shared_bytes, 163 << 10);
         assert!(gpu.free_bytes().unwrap() <= found.memory_bytes);
-        let error = gpu.function("no_such_kernel", 0).unwrap_err().to_string();
+        let no_kernel = gpu.function("pack", "nothing", 0).unwrap_err();
         says(
-            &error,
-            &["looking up the kernel no_such_kernel", "NOT_FOUND"],
+            &no_kernel.to_string(),
+            &["looking up the kernel nothing of pack.cu", "NOT_FOUND"],
+        );
+        let no_file = gpu.function("nowhere", "nothing", 0).unwrap_err();
+        says(&no_file.to_string(), &["nowhere.cu", "no such file"]);
+        let too_much = gpu.function("pack", "pack_bf16_rows", 164 << 10);
+        says(
+            &too_much.unwrap_err().to_string(),
+            &["167936 bytes of shared memory for pack_bf16_rows"],
         );
         let Err(error) = Gpu::open(7) else {
             panic!("opened GPU 7");
@@ -299,9 +306,8 @@ fn every_failure_while_loading_is_said_and_leaves_nothing() {
     let body = || {
         let model = Model::open(&fixture("llama-mha")).expect("a fixture");
         let load = || Weights::load_through(&Gpu::open(0)?, &model, 60_000);
-        if let Err(error) = load() {
-            println!("error: {error}");
-        }
+        let Err(error) = load() else { return };
+        println!("error: {error}");
         // the same process opens and loads again
         let gpu = open();
         let weights = Weights::load(&gpu, &model).expect("weights");
@@ -349,7 +355,7 @@ fn a_broken_context_ends_with_its_device() {
         {
             let gpu = open();
             let buffer = Buffer::of(&gpu, "numbers", &[1.0f32; 16]).expect("memory");
-            let pack = gpu.function("pack_bf16_rows", 0).expect("a kernel");
+            let pack = gpu.function("pack", "pack_bf16_rows", 0).expect("a kernel");
             let args = [
                 Arg::Ptr(buffer.address()),
                 Arg::Ptr(64),
@@ -380,7 +386,10 @@ fn a_broken_context_ends_with_its_device() {
         says(&error, &["5 bytes at 8", "expected to end at 12"]);
     });
     if let Some(said) = ended {
-        assert!(!said.contains("leak"), "{said}");
+        // what a broken context holds cannot be freed, and goes with it
+        let mut leaks = said.lines().filter(|line| line.contains("leak"));
+        says(leaks.next().expect("the buffer"), &["64 bytes `numbers`"]);
+        assert_eq!(leaks.next(), None, "{said}");
     }
 }
 

@@ -13,5 +13,6 @@ mod head;
 mod kv;
 mod linear;
 mod pack;
+mod pass;
 mod process;
 mod ptx;

@@ -156,8 +156,8 @@ pub struct Properties {
 
 /// A device with its primary context, a stream of its own, and the kernels.
 ///
-/// The context is current for the thread that called last; every method makes it so. A context that
-/// an error has broken ends with the last `Gpu` that uses it, and the next one is whole.
+/// Every method makes the context current for its thread. A context that an error has broken ends
+/// with the last `Gpu` that uses it, and the next one is whole.
 pub struct Gpu {
     properties: Properties,
     driver: &'static Driver,
@@ -170,8 +170,7 @@ pub struct Gpu {
 // SAFETY: the driver's handles may be used from any thread in which the context is current, which
 // every method sees to.
 unsafe impl Send for Gpu {}
-// SAFETY: the driver locks what its calls share; the only field of ours that changes does so in
-// `open` and `drop`.
+// SAFETY: the driver locks what its calls share, and no field changes between `open` and `drop`.
 unsafe impl Sync for Gpu {}
 
 /// A kernel.
@@ -189,8 +188,8 @@ unsafe impl Sync for Function {}
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arg<'a> {
-    /// The bytes of a struct that is passed by value.
-    Struct(&'a [u8]),
+    /// A struct, byte by byte.
+    Bytes(&'a [u8]),
     /// An address in device memory.
     Ptr(u64),
     /// An `int`.
@@ -275,7 +274,7 @@ impl Gpu {
     }
 
     /// The stream of all its work.
-    pub fn stream(&self) -> sys::CUstream {
+    pub(super) fn stream(&self) -> sys::CUstream {
         self.stream
     }
 
@@ -297,28 +296,32 @@ impl Gpu {
         Ok(free)
     }
 
-    /// The kernel `name`, whose blocks may take `shared_bytes` of dynamic shared memory.
+    /// The kernel `name` of kernels/`file`.cu, whose blocks may take `shared_bytes` of dynamic
+    /// shared memory.
+    ///
+    /// # Errors
+    /// [`DeviceError::Cuda`] where there is no such file or kernel, or the device has less shared
+    /// memory.
     pub fn function(
         &self,
+        file: &str,
         name: &'static str,
         shared_bytes: usize,
     ) -> Result<Function, DeviceError> {
-        let doing = || format!("looking up the kernel {name}");
+        let doing = || format!("looking up the kernel {name} of {file}.cu");
         self.bind(doing)?;
-        let text = CString::new(name).map_err(|_| DeviceError::Cuda {
+        let found = |said: &str| DeviceError::Cuda {
             doing: doing(),
             call: "cuModuleGetFunction",
-            said: "the name holds a zero byte".to_owned(),
-        })?;
+            said: said.to_owned(),
+        };
+        let index = IMAGES.iter().position(|image| image.name == file);
+        let module = index.and_then(|index| self.modules.get(index));
+        let module = *module.ok_or_else(|| found("this build has no such file"))?;
+        let text = CString::new(name).map_err(|_| found("the name holds a zero byte"))?;
         let mut handle = null_mut();
-        let mut code = CUresult::CUDA_ERROR_NOT_FOUND;
-        for &module in &self.modules {
-            // SAFETY: the module is loaded, the name ends with a zero.
-            code = unsafe { sys::cuModuleGetFunction(&mut handle, module, text.as_ptr()) };
-            if code != CUresult::CUDA_ERROR_NOT_FOUND {
-                break;
-            }
-        }
+        // SAFETY: the module is loaded, the name ends with a zero.
+        let code = unsafe { sys::cuModuleGetFunction(&mut handle, module, text.as_ptr()) };
         check(code, "cuModuleGetFunction", doing)?;
         if shared_bytes > SHARED_WITHOUT_ASKING {
             let attribute =
@@ -336,7 +339,7 @@ impl Gpu {
     /// Enqueues a kernel.
     ///
     /// # Safety
-    /// `args` are the kernel's parameters, in number and type, and the memory that they name is as
+    /// `args` are the kernel's parameters, in number, type and size, and the memory that they name is as
     /// large as the kernel expects and lives until the kernel is done.
     pub unsafe fn launch(
         &self,
@@ -352,18 +355,18 @@ impl Gpu {
         let mut words: Vec<u64> = args
             .iter()
             .map(|arg| match *arg {
-                Arg::Struct(_) => 0,
+                Arg::Bytes(_) => 0,
                 Arg::Ptr(address) => address,
                 Arg::I32(value) => u64::from(value as u32),
                 Arg::F32(value) => u64::from(value.to_bits()),
             })
             .collect();
-        let mut pointers: Vec<*mut c_void> = words
-            .iter_mut()
-            .zip(args)
-            .map(|(word, arg)| match arg {
-                // the driver only reads it
-                Arg::Struct(bytes) => bytes.as_ptr().cast_mut().cast(),
+        let mut pointers: Vec<*mut c_void> = args
+            .iter()
+            .zip(&mut words)
+            .map(|(arg, word)| match *arg {
+                // the driver reads arguments and does not write them
+                Arg::Bytes(bytes) => bytes.as_ptr().cast_mut().cast(),
                 _ => std::ptr::from_mut(word).cast(),
             })
             .collect();

@@ -516,7 +516,7 @@ impl Forward {
             eps: self.model.config.rms_norm_eps,
             ..p
         };
-        let args = [Arg::Struct(bytemuck::bytes_of(&p))];
+        let args = [Arg::Bytes(bytemuck::bytes_of(&p))];
         let name = kernel(plan, &shape);
         // SAFETY: linear.cu's one parameter; the buffers hold MAX_ROWS rows.
         unsafe { self.launch(name, plan.workers, shape.threads, shape.shared_bytes, &args) }
@@ -599,12 +599,15 @@ fn functions(
     plans: &Plans,
     model: &Model,
 ) -> Result<HashMap<&'static str, Function>, DeviceError> {
-    let mut shared: HashMap<&'static str, usize> =
-        HashMap::from([("embed", 0), ("hidden", 0), ("kv_commit", 0)]);
+    let mut shared: HashMap<&'static str, (&str, usize)> = HashMap::from([
+        ("embed", ("embed", 0)),
+        ("hidden", ("head", 0)),
+        ("kv_commit", ("kv", 0)),
+    ]);
     for (_, plan) in plans.named() {
         for groups in GROUPS {
             let shape = plan.shape(groups * GROUP);
-            let bytes = shared.entry(kernel(&plan, &shape)).or_default();
+            let (_, bytes) = shared.entry(kernel(&plan, &shape)).or_insert(("linear", 0));
             *bytes = shape.shared_bytes.max(*bytes);
         }
     }
@@ -614,11 +617,12 @@ fn functions(
     }
     for &row_warps in row_warps {
         let name = attention::kernel(c.head_dim, row_warps).ok_or_else(|| head_dim_error(model))?;
-        shared.insert(name, attention::shared_bytes(c.head_dim, row_warps));
+        let bytes = attention::shared_bytes(c.head_dim, row_warps);
+        shared.insert(name, ("attention", bytes));
     }
     let found = shared
         .into_iter()
-        .map(|(name, bytes)| Ok((name, gpu.function(name, bytes)?)));
+        .map(|(name, (file, bytes))| Ok((name, gpu.function(file, name, bytes)?)));
     found.collect()
 }
 

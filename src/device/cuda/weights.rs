@@ -397,9 +397,9 @@ impl Packer {
             next: 0,
             staging: Buffer::new(gpu, "staging", bytes)?,
             kernels: [
-                gpu.function("pack_bf16_rows", 0)?,
-                gpu.function("pack_f16_rows", 0)?,
-                gpu.function("pack_f32_rows", 0)?,
+                gpu.function("pack", "pack_bf16_rows", 0)?,
+                gpu.function("pack", "pack_f16_rows", 0)?,
+                gpu.function("pack", "pack_f32_rows", 0)?,
             ],
         })
     }
