@@ -188,6 +188,7 @@ impl Compiler<'_> {
             "-O3",
             "-lineinfo",
             "-fmad=false",
+            "-diag-suppress=128",
             "-Xptxas",
             "-v",
         ]);

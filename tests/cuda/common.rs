@@ -142,6 +142,7 @@ impl Device {
             cooperative: false,
             programmatic: false,
             concurrent: false,
+            transfers: Vec::new(),
         }
     }
 

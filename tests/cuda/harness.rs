@@ -61,7 +61,7 @@ impl Device {
         grid: u32,
         block: u32,
         shared_bytes: u32,
-        params: &[Param<'_>],
+        params: &[Param],
     ) -> Counts {
         let found = module.kernels().find(|k| k.name == kernel);
         let kernel = found.unwrap_or_else(|| panic!("no kernel {kernel}"));
@@ -75,6 +75,7 @@ impl Device {
             cooperative: false,
             programmatic: false,
             concurrent: false,
+            transfers: Vec::new(),
         };
         match launch(&self.memory, self.model, &self.options, &[grid]) {
             Ok(mut counts) => counts.remove(0),
@@ -85,19 +86,17 @@ impl Device {
 
 /// A parameter of a kernel.
 #[derive(Debug, Clone, Copy)]
-pub enum Param<'a> {
-    Bytes(&'a [u8]),
+pub enum Param {
     Ptr(u64),
     I32(i32),
     F32(f32),
 }
 
-fn pack(kernel: &softcuda::exec::Kernel, params: &[Param<'_>]) -> Vec<u8> {
+fn pack(kernel: &softcuda::exec::Kernel, params: &[Param]) -> Vec<u8> {
     assert_eq!(kernel.params.len(), params.len(), "{}", kernel.name);
     let mut data = vec![0; kernel.param_bytes as usize];
     for (place, param) in kernel.params.iter().zip(params) {
         let bytes = match param {
-            Param::Bytes(v) => v.to_vec(),
             Param::Ptr(v) => v.to_le_bytes().to_vec(),
             Param::I32(v) => v.to_le_bytes().to_vec(),
             Param::F32(v) => v.to_le_bytes().to_vec(),

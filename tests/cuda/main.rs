@@ -7,6 +7,7 @@
 mod attention;
 mod common;
 mod driver;
+mod economy;
 mod embed;
 mod harness;
 mod head;

@@ -260,7 +260,7 @@ fn every_failure_of_loading_and_a_pass_is_said_and_leaves_nothing() {
                 assert!(n > 5, "{kind}: only {n} calls");
                 break;
             }
-            let named = ["allocating", "copying", "launching", "packing", "clearing"];
+            let named = ["loading", "allocating", "copying", "launching", "clearing"];
             assert!(named.iter().any(|w| said.contains(w)), "{fault}: {said}");
         }
     }
