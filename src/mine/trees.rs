@@ -13,6 +13,7 @@
 use crate::device::{Device, DeviceError, Logits, PassOutput, Want, prefill};
 use crate::judge::Tap;
 use crate::tree::{MAX_ROWS, TokenTree};
+use crate::verify::math::exp;
 
 /// How many tokens after the substitute are scored.
 #[derive(Clone, Copy)]
@@ -293,10 +294,18 @@ impl<'a> Law<'a> {
         let most = all.fold(f32::NEG_INFINITY, f32::max);
         let best = logits.iter().position(|&z| z == most).unwrap_or(0);
         // f32 within runs of 256: the error stays below 1e-6 of the sum, at half the time
-        let sum: f64 = logits
-            .chunks(256)
-            .map(|run| f64::from(run.iter().map(|&z| (z - most).exp()).sum::<f32>()))
-            .sum();
+        let mut sum = 0f64;
+        for run in logits.chunks(256) {
+            let (chunks, rest) = run.as_chunks::<16>();
+            let mut lanes = [0f32; 16];
+            for chunk in chunks {
+                for (sum, &logit) in lanes.iter_mut().zip(chunk) {
+                    *sum += exp(logit - most);
+                }
+            }
+            let rest = rest.iter().map(|&logit| exp(logit - most));
+            sum += f64::from(lanes.into_iter().chain(rest).sum::<f32>());
+        }
         Law {
             logits,
             normaliser: f64::from(most) + sum.ln(),
@@ -306,5 +315,29 @@ impl<'a> Law<'a> {
 
     pub fn log(&self, token: u32) -> f64 {
         f64::from(self.logits[token as usize]) - self.normaliser
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_law_is_a_softmax_of_any_length_and_keeps_nan() {
+        for len in [1, 15, 16, 17, 300, 513] {
+            let logits: Vec<f32> = (0..len).map(|i| ((i * 37) % 101) as f32 / 7.0).collect();
+            let law = Law::of(&logits);
+            let sum: f64 = logits.iter().map(|&z| f64::from(z).exp()).sum();
+            for (token, &z) in logits.iter().enumerate() {
+                let expected = f64::from(z) - sum.ln();
+                assert!((law.log(token as u32) - expected).abs() < 1e-6);
+            }
+            let most = logits.iter().copied().fold(f32::MIN, f32::max);
+            let first = logits.iter().position(|&z| z == most).unwrap();
+            assert_eq!(law.best as usize, first);
+        }
+        let spoilt = Law::of(&[0.5, f32::NAN, 2.0]);
+        assert_eq!(spoilt.best, 2);
+        assert!(spoilt.log(0).is_nan());
     }
 }

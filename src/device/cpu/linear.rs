@@ -24,8 +24,9 @@ const WIDEST: usize = 192;
 /// Bytes of a panel of weights as stored: a quarter of a 512 KiB second cache.
 const PANEL_BYTES: usize = 128 << 10;
 
-/// Most rows that a tile takes at once: one register for each sum, and four are left.
-const FEW_ROWS: usize = 12;
+/// Most rows that are one tile high. A tile of one column needs a load for each of its
+/// multiply-adds; from here on it pays to widen columns first.
+const FEW_ROWS: usize = 10;
 
 /// Columns and rows of a tile where there are more rows than that.
 const STRIP: usize = 6;
@@ -363,8 +364,6 @@ unsafe fn few_rows<S: Simd, W: Stored>(p: Panel) {
             7 => strip::<S, W, 1, 7>(p),
             8 => strip::<S, W, 1, 8>(p),
             9 => strip::<S, W, 1, 9>(p),
-            10 => strip::<S, W, 1, 10>(p),
-            11 => strip::<S, W, 1, 11>(p),
             _ => strip::<S, W, 1, FEW_ROWS>(p),
         }
     }
@@ -485,9 +484,11 @@ unsafe fn last_chunk<W: Stored, const M: usize>(
     padded
 }
 
-/// Rows whose activations stay in the second cache.
+/// Rows whose activations stay in the second cache; where K is long, as many as are worth
+/// widening the weights for.
 fn rows_at_once(k: usize) -> usize {
-    (ROWS_BYTES / (padded(k) * size_of::<f32>())).next_multiple_of(PAIR)
+    let fit = ROWS_BYTES / (padded(k) * size_of::<f32>());
+    fit.max(32).next_multiple_of(PAIR)
 }
 
 /// Columns first..last, [`STRIP`] at a time: a block of K of them is widened into the first
