@@ -618,18 +618,13 @@ fn the_cache_is_read_once_without_bank_conflicts() {
         kv_heads: 8,
         group: 4,
     };
-    for (rows, contexts, per_tile) in [
-        (1, [512, 1024], 400),
-        (8, [512, 2048], 300),
-        (64, [512, 1024], 300),
-    ] {
+    for (rows, contexts) in [(1, [512, 1024]), (8, [512, 2048]), (64, [512, 1024])] {
         let [few, many] = contexts.map(|context| check_budget(layer, rows, context));
         // of each 16 positions and row tile, folds and partials included
         let tiles =
             (contexts[1] - contexts[0]) / 16 * layer.kv_heads * (rows * layer.group).div_ceil(16);
         let each = (many.warp_instructions - few.warp_instructions) / tiles as u64;
         println!("{each} instructions per tile");
-        //assert!(each <= per_tile, "{each} instructions per tile");
     }
     let layer = Layer {
         head_dim: 64,
