@@ -30,7 +30,7 @@ test:
 	CUDA_HOME="$$($(PYTHON) scripts/get_nvcc.py)" && export CUDA_HOME && \
 		cargo clippy --quiet --workspace --all-targets -- -D warnings && \
 		cargo test --quiet --workspace && \
-		cargo bench --quiet --workspace --bench '*' -- --test
+		GAVEL_CUDA_ARCHS=80 cargo bench --quiet --workspace --bench '*' -- --test
 
 # Ray comes into .venv, one folder per version; mining works without it.
 test-ray: .venv/$(RAY)

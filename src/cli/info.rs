@@ -25,8 +25,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let device = args.model.device.open(target, drafter)?;
     let memory = device.memory();
     println!("device        {}", device.describe());
-    println!("weights       {} (mapped)", bytes(memory.weights));
+    println!("weights       {}", bytes(memory.weights));
     println!("kv cache      {} for {context} positions", bytes(memory.kv));
+    for (name, value) in device.details() {
+        println!("{name:<13} {value}");
+    }
     Ok(())
 }
 

@@ -321,6 +321,11 @@ pub trait Device: Send {
     /// Memory of what is loaded.
     fn memory(&self) -> MemoryPlan;
 
+    /// What else `gavel info` has to say of it: names and values.
+    fn details(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
     /// Forgets the sequence before and reads a new prompt.
     fn start(&mut self, request: &Request) -> Result<(), DeviceError>;
 

@@ -23,7 +23,7 @@ pub use weights::{LayerWeights, Matrix, Weights};
 
 use super::sequence::{Sequence, check_tokens, rooted};
 use super::{
-    Device, DeviceError, Logits, MemoryPlan, PassOutput, Request, Setup, Step, StepReport,
+    Device, DeviceError, Logits, MemoryPlan, MiB, PassOutput, Request, Setup, Step, StepReport,
     StepTimes, Ticket, Want,
 };
 use crate::draft::Drafter;
@@ -165,6 +165,31 @@ impl Device for Cuda {
             weights: need.weights,
             kv: need.kv,
         }
+    }
+
+    fn details(&self) -> Vec<(String, String)> {
+        let chip = chip(&self.gpu);
+        let mut details = vec![(
+            "workspace".to_owned(),
+            MiB(self.target.need.workspace).to_string(),
+        )];
+        if let Ok(free) = self.gpu.free_bytes() {
+            details.push(("free".to_owned(), MiB(free).to_string()));
+        }
+        for (name, plan) in self.target.plans.named() {
+            let cut = format!(
+                "{} x {} tiles in {} blocks of {} x {} warps, {:.0} KiB under way a multiprocessor, {:.1} % of the time uneven",
+                plan.row_tiles,
+                2 * plan.pairs,
+                plan.workers,
+                plan.block_tiles,
+                plan.warps_k,
+                plan.bytes_in_flight(chip) as f64 / 1024.0,
+                100.0 * plan.tail_waste(chip),
+            );
+            details.push((name.to_owned(), cut));
+        }
+        details
     }
 
     fn start(&mut self, request: &Request) -> Result<(), DeviceError> {

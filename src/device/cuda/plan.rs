@@ -72,7 +72,7 @@ pub struct Shape {
 
 /// A byte of partial sums is written, read and waited for, and comes on top of the weights'
 /// traffic; a byte of activations comes from the second cache.
-const PARTIALS_WEIGHT: usize = 8;
+const PARTIALS_WEIGHT: usize = 4;
 
 impl Plan {
     /// Chooses the cut for a matrix of `row_tiles` row tiles and `columns` columns: of those that
@@ -238,4 +238,126 @@ fn shared_bytes(groups: usize, warps_k: usize, warps_m: usize) -> usize {
     };
     let sums = warps_k * warps_m * stage_groups * 512;
     (3 * stage).max(sums) + groups * GROUP * 4 + warps_m * 8 * GROUP * 12
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Name, hidden size, intermediate size, heads, KV heads, head_dim, vocabulary, QK-norm.
+    type Widths = (&'static str, usize, usize, usize, usize, usize, usize, bool);
+
+    const MODELS: [Widths; 18] = [
+        ("SmolLM2-135M", 576, 1536, 9, 3, 64, 49_152, false),
+        ("Llama-3.2-1B", 2048, 8192, 32, 8, 64, 128_256, false),
+        ("Llama-3.2-3B", 3072, 8192, 24, 8, 128, 128_256, false),
+        ("Llama-3.1-8B", 4096, 14_336, 32, 8, 128, 128_256, false),
+        ("Llama-3.1-70B", 8192, 28_672, 64, 8, 128, 128_256, false),
+        ("Qwen2.5-0.5B", 896, 4864, 14, 2, 64, 151_936, false),
+        ("Qwen2.5-1.5B", 1536, 8960, 12, 2, 128, 151_936, false),
+        ("Qwen2.5-3B", 2048, 11_008, 16, 2, 128, 151_936, false),
+        ("Qwen2.5-7B", 3584, 18_944, 28, 4, 128, 152_064, false),
+        ("Qwen2.5-14B", 5120, 13_824, 40, 8, 128, 152_064, false),
+        ("Qwen2.5-32B", 5120, 27_648, 40, 8, 128, 152_064, false),
+        ("Qwen2.5-72B", 8192, 29_568, 64, 8, 128, 152_064, false),
+        ("Qwen3-0.6B", 1024, 3072, 16, 8, 128, 151_936, true),
+        ("Qwen3-1.7B", 2048, 6144, 16, 8, 128, 151_936, true),
+        ("Qwen3-4B", 2560, 9728, 32, 8, 128, 151_936, true),
+        ("Qwen3-8B", 4096, 12_288, 32, 8, 128, 151_936, true),
+        ("Qwen3-14B", 5120, 17_408, 40, 8, 128, 151_936, true),
+        ("Qwen3-32B", 5120, 25_600, 64, 8, 128, 151_936, true),
+    ];
+
+    const CHIPS: [Chip; 3] = [
+        Chip {
+            multiprocessors: 108,
+            major: 8,
+        },
+        Chip {
+            multiprocessors: 132,
+            major: 9,
+        },
+        Chip {
+            multiprocessors: 148,
+            major: 10,
+        },
+    ];
+
+    fn plans(m: &Widths, chip: Chip) -> [(&'static str, Plan); 5] {
+        let &(_, hidden, inner, heads, kv_heads, dim, vocabulary, qk_norm) = m;
+        let qkv = match qk_norm {
+            true => Follows::HeadNorm { tiles: dim / TILE },
+            false => Follows::Nothing,
+        };
+        let choose = |rows: usize, columns, follows| {
+            Plan::choose(rows.div_ceil(TILE), columns, follows, chip)
+        };
+        [
+            ("qkv", choose((heads + 2 * kv_heads) * dim, hidden, qkv)),
+            ("o", choose(hidden, heads * dim, Follows::Squares)),
+            ("gate, up", choose(2 * inner, hidden, Follows::Nothing)),
+            ("down", choose(hidden, inner, Follows::Squares)),
+            ("head", choose(vocabulary, hidden, Follows::Nothing)),
+        ]
+    }
+
+    #[test]
+    fn every_multiprocessor_has_work_in_every_matrix_and_enough_of_it_under_way() {
+        for chip in CHIPS {
+            for model in &MODELS {
+                for (matrix, plan) in plans(model, chip) {
+                    let what =
+                        format!("{} {matrix} on {}: {plan:?}", model.0, chip.multiprocessors);
+                    assert_eq!(plan.workers % chip.multiprocessors, 0, "{what}");
+                    assert!(
+                        plan.bytes_in_flight(chip) >= chip.bytes_in_flight(),
+                        "{what}"
+                    );
+                    // with ten units a block or more, one unit more is less than a tenth
+                    if plan.units() >= 10 * plan.workers {
+                        assert!(
+                            plan.tail_waste(chip) < 0.1,
+                            "{what}: {}",
+                            plan.tail_waste(chip)
+                        );
+                    }
+                    if ["o", "down"].contains(&matrix) {
+                        assert!(plan.parts() <= MAX_PARTS, "{what}");
+                    }
+                    for rows in [1, 8, 9, 33, 64, 65, 256] {
+                        let shape = plan.shape(rows);
+                        assert!(
+                            shape.threads <= if shape.groups > 8 { 256 } else { 512 },
+                            "{what}"
+                        );
+                        assert!(shape.shared_bytes <= 99 << 10, "{what}: {shape:?}");
+                        assert!(plan.workers * plan.workers < 1 << 31, "{what}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn partial_sums_and_activations_stay_within_the_budget_of_wide_models() {
+        // L2 traffic over the weights' at 64 rows, attention and logits apart: what the cut decides
+        for (name, most) in [
+            ("Llama-3.1-8B", 1.6),
+            ("Qwen2.5-7B", 1.6),
+            ("Llama-3.2-1B", 1.9),
+        ] {
+            let model = MODELS.iter().find(|m| m.0 == name).expect("listed");
+            let plans = plans(model, CHIPS[1]);
+            let sum = |of: &dyn Fn(&Plan) -> usize| -> f64 {
+                plans[..4].iter().map(|(_, p)| of(p) as f64).sum()
+            };
+            let weights = sum(&|p| p.weight_bytes());
+            let moved = sum(&|p| p.activation_bytes(64) + 2 * p.partial_bytes(64));
+            assert!(
+                1.0 + moved / weights < most,
+                "{name}: {:.3}",
+                1.0 + moved / weights
+            );
+        }
+    }
 }
