@@ -7,7 +7,7 @@ use super::layout::MAX_ROWS;
 pub fn row_warps(head_dim: usize) -> &'static [usize] {
     match head_dim {
         64 | 128 => &[1, 2, 4, 8],
-        16 | 32 | 48 | 80 | 96 | 112 | 192 => &[2],
+        16 | 32 | 48 | 80 | 96 | 112 | 160 => &[2],
         _ => &[],
     }
 }
@@ -29,7 +29,7 @@ pub fn kernel(head_dim: usize, row_warps: usize) -> Option<&'static str> {
         (80, 2) => "attention_80_2",
         (96, 2) => "attention_96_2",
         (112, 2) => "attention_112_2",
-        (192, 2) => "attention_192_2",
+        (160, 2) => "attention_160_2",
         _ => return None,
     })
 }

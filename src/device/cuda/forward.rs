@@ -588,7 +588,7 @@ fn head_dim_error(model: &Model) -> DeviceError {
         path: model.dir.clone(),
         name: "head_dim",
         found: model.config.head_dim,
-        expected: "16, 32, 48, 64, 80, 96, 112, 128 or 192",
+        expected: "16, 32, 48, 64, 80, 96, 112, 128 or 160",
     }
 }
 
