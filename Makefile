@@ -7,11 +7,12 @@ JUDGE_REPORT_DIR ?= target/judge-report
 FUZZ_SECONDS ?= 60
 RAY ?= ray==2.60.0
 
-.PHONY: help demo test test-ray bench fuzz smollm2 judge-report clean
+.PHONY: help demo test test-long test-ray bench fuzz smollm2 judge-report clean
 
 help:
 	@echo 'make demo     answer problems with the small pair in models/demo, five ways side by side'
 	@echo 'make test     formatting, lints, tests, doc tests, one short pass over every bench'
+	@echo 'make test-long the kernels at long contexts: minutes'
 	@echo 'make test-ray mine over a local Ray cluster, and lose a worker on the way'
 	@echo 'make bench    the benches, timed'
 	@echo 'make fuzz     every fuzz target, FUZZ_SECONDS=$(FUZZ_SECONDS) each'
@@ -31,6 +32,11 @@ test:
 		GAVEL_CUDA_ARCHS=80 cargo clippy --quiet --workspace --all-targets -- -D warnings && \
 		cargo test --quiet --workspace && \
 		GAVEL_CUDA_ARCHS=80 cargo bench --quiet --workspace --bench '*' -- --test
+
+# What takes minutes on the software device.
+test-long:
+	CUDA_HOME="$$($(PYTHON) scripts/get_nvcc.py)" && export CUDA_HOME && \
+		cargo test --release --test cuda -- --ignored --nocapture
 
 # Ray comes into .venv, one folder per version; mining works without it.
 test-ray: .venv/$(RAY)
