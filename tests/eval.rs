@@ -484,7 +484,7 @@ fn lists_of_rules_become_rows_or_say_why_not() {
         "lax=f1",
         "judge 'lax': the judge stores no operating point 'f1'",
     );
-    refused(&menu, "lax=2", "expected f1, r90, mid or a number");
+    refused(&menu, "lax=2", "expected f1, r90, mid, budget=B");
     refused(
         &menu,
         "block@tree",
