@@ -58,7 +58,7 @@ fn products_of_parts_of_words() {
                 let op = format!("dp2a.{mode}.{ty}.{other}");
                 check(&op, &[4, 4, 4, 4], &three, |r| {
                     let sum: i64 = (0..2).map(|i| half(r[0], i) * byte(r[1], first + i)).sum();
-                    w((sum + r[2] as i64) as u32)
+                    w(sum.wrapping_add(r[2] as i64) as u32)
                 });
             }
             let op = format!("dp4a.{ty}.{other}");
@@ -72,7 +72,7 @@ fn products_of_parts_of_words() {
                     }
                 };
                 let sum: i64 = (0..4).map(|i| a(i) * byte(r[1], i)).sum();
-                w((sum + r[2] as i64) as u32)
+                w(sum.wrapping_add(r[2] as i64) as u32)
             });
         }
     }

@@ -1,8 +1,10 @@
 //! The sequence that a device decodes, on the host's side.
 
-use super::{Committed, DeviceError, Finish, Request, TokenReason};
+use super::{Committed, DeviceError, Finish, Request, Setup, Step, Ticket, TokenReason, Want};
+use crate::model::Config;
 use crate::tree::TokenTree;
 use crate::verify::{NextReason, Reason, Verdict};
+use std::collections::VecDeque;
 
 /// The sequence under way.
 pub(super) struct Sequence {
@@ -78,8 +80,93 @@ pub(super) fn rooted(root: u32, tree: &TokenTree) -> TokenTree {
     rows
 }
 
+/// Steps asked for and not yet read; a step runs when its result is read.
+#[derive(Default)]
+pub(super) struct Queue {
+    steps: VecDeque<(u64, Step)>,
+    next: u64,
+}
+
+impl Queue {
+    /// Takes in a step.
+    pub fn push(&mut self, step: &Step) -> Ticket {
+        let ticket = self.next;
+        self.next += 1;
+        self.steps.push_back((ticket, step.clone()));
+        Ticket(ticket)
+    }
+
+    /// The step whose turn it is, which must be the ticket's.
+    pub fn pop(&mut self, ticket: Ticket) -> Result<Step, DeviceError> {
+        match self.steps.pop_front() {
+            Some((expected, step)) if expected == ticket.0 => Ok(step),
+            other => Err(DeviceError::Ticket {
+                found: ticket.0,
+                expected: other.map_or(self.next, |(t, _)| t),
+            }),
+        }
+    }
+
+    /// Forgets all steps.
+    pub fn clear(&mut self) {
+        self.steps.clear();
+    }
+}
+
+/// Refuses a context that the model was not made for.
+pub(super) fn check_context(setup: &Setup) -> Result<(), DeviceError> {
+    let (context, most) = (setup.context, setup.target.config.max_positions);
+    match (1..=most).contains(&context) {
+        true => Ok(()),
+        false => Err(DeviceError::Context { context, most }),
+    }
+}
+
+/// All of a prompt but its last token, which gets its keys and values with the first step.
+pub(super) fn check_prompt<'a>(
+    prompt: &'a [u32],
+    config: &Config,
+    context: usize,
+) -> Result<&'a [u32], DeviceError> {
+    let Some((_, before)) = prompt.split_last() else {
+        return Err(DeviceError::EmptyPrompt);
+    };
+    check_tokens(prompt, config.vocab_size)?;
+    match prompt.len() < context {
+        true => Ok(before),
+        false => Err(DeviceError::PromptTooLong {
+            found: prompt.len(),
+            context,
+        }),
+    }
+}
+
+/// Refuses a pass that the model or the context has no place for.
+pub(super) fn check_pass(
+    rows: &TokenTree,
+    want: &Want,
+    config: &Config,
+    committed: usize,
+    context: usize,
+) -> Result<(), DeviceError> {
+    check_tokens(rows.tokens(), config.vocab_size)?;
+    let layers = config.layers;
+    if let Some(&layer) = want.taps.iter().find(|&&l| l > layers) {
+        return Err(DeviceError::Tap { layer, layers });
+    }
+    let deepest = rows.depths().into_iter().max().unwrap_or(0);
+    match committed + deepest <= context {
+        true => Ok(()),
+        false => Err(DeviceError::Full {
+            rows: rows.len(),
+            committed,
+            context,
+        }),
+    }
+}
+
 /// Refuses tokens that have no row in the embedding.
-pub(super) fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<(), DeviceError> {
+fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<(), DeviceError> {
     match tokens.iter().position(|&t| t as usize >= vocab_size) {
         None => Ok(()),
         Some(place) => Err(DeviceError::Token {

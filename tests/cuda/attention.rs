@@ -1,60 +1,19 @@
 //! kernels/attention.cu: against softmax in f64, bit for bit between all ways to run a row, and its
 //! traffic.
 
-use crate::harness::{Device, Param};
-use crate::ptx;
+use crate::common::{Arg, Device, LEVELS};
+use gavel::device::cuda::layout::MAX_ROWS;
+use gavel::device::cuda::{attention_shared_bytes, row_warps};
 use half::bf16;
 use softcuda::counts::Counts;
 use softcuda::exec::{Accumulate, Options};
-use softcuda::ptx::Module;
 
-const MAX_ROWS: usize = 256;
 const SPLIT: usize = 512;
 const ADDERS: [Accumulate; 3] = [
     Accumulate::Sequential,
     Accumulate::Groups8,
     Accumulate::Groups16,
 ];
-
-/// Row tiles of a block for which a head dimension has kernels.
-fn row_warps(head_dim: usize) -> &'static [usize] {
-    match head_dim {
-        64 | 128 => &[1, 2, 4, 8],
-        _ => &[2],
-    }
-}
-
-/// Dynamic shared memory of a block, as `Shape::BYTES` has it.
-fn shared_bytes(head_dim: usize, row_warps: usize) -> usize {
-    let position_warps = 8 / row_warps;
-    let own = (head_dim / 8).div_ceil(position_warps);
-    let slots = match row_warps {
-        1 => 0,
-        _ if head_dim > 128 => 2,
-        2 => 4,
-        4 => 8,
-        _ => 12,
-    };
-    let ring = position_warps * slots * head_dim * 32;
-    let limit = match row_warps {
-        _ if head_dim > 128 => 16 << 10,
-        1 => 64 << 10,
-        _ => 32 << 10,
-    };
-    let round = own.min(limit / (8 * 512 * position_warps));
-    let exchange = if position_warps > 1 {
-        8 * position_warps * round * 512
-    } else {
-        0
-    };
-    let q = row_warps * 16 * (head_dim * 2 + 16);
-    let both = if head_dim > 128 {
-        exchange + q
-    } else {
-        exchange.max(q)
-    };
-    ring + both + 8 * 16 * 8 + MAX_ROWS * 4
-}
 
 /// The widths of a layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -190,7 +149,7 @@ struct Output {
     counts: Counts,
 }
 
-fn run(device: &mut Device, module: &Module, layer: Layer, pass: &Pass, way: &Way) -> Output {
+fn run(device: &mut Device, layer: Layer, pass: &Pass, way: &Way) -> Output {
     let Layer {
         head_dim,
         kv_heads,
@@ -272,35 +231,35 @@ fn run(device: &mut Device, module: &Module, layer: Layer, pass: &Pass, way: &Wa
     let arrived = device.upload("arrived", &vec![0i32; groups * kv_heads]);
     let scale = std::f32::consts::LOG2_E / (head_dim as f32).sqrt();
     let params = [
-        Param::Ptr(out),
-        Param::Ptr(q),
-        Param::Ptr(cache_keys),
-        Param::Ptr(cache_values),
-        Param::Ptr(rows_at),
-        Param::Ptr(path_at),
-        Param::Ptr(partials),
-        Param::Ptr(arrived),
-        Param::I32(kv_heads as i32),
-        Param::I32(group as i32),
-        Param::I32(tiles as i32),
-        Param::I32(0),
-        Param::I32(groups as i32),
-        Param::F32(scale),
+        Arg::Ptr(out),
+        Arg::Ptr(q),
+        Arg::Ptr(cache_keys),
+        Arg::Ptr(cache_values),
+        Arg::Ptr(rows_at),
+        Arg::Ptr(path_at),
+        Arg::Ptr(partials),
+        Arg::Ptr(arrived),
+        Arg::I32(kv_heads as i32),
+        Arg::I32(group as i32),
+        Arg::I32(tiles as i32),
+        Arg::I32(0),
+        Arg::I32(groups as i32),
+        Arg::F32(scale),
     ];
-    let counts = device.run(
-        module,
+    let blocks = match way.grid {
+        0 => device.model.multiprocessors,
+        n => n,
+    };
+    let counts = device.run(device.grid(
         &format!("attention_{head_dim}_{row_warps}"),
-        match way.grid {
-            0 => device.model.multiprocessors,
-            n => n,
-        },
+        [blocks as usize, 1, 1],
         256,
-        shared_bytes(head_dim, row_warps) as u32,
+        attention_shared_bytes(head_dim, row_warps),
         &params,
-    );
-    let left: Vec<i32> = device.download(arrived, groups * kv_heads);
+    ));
+    let left: Vec<i32> = device.read(arrived, groups * kv_heads);
     assert!(left.iter().all(|&n| n == 0), "counters are back at zero");
-    let bits: Vec<u16> = device.download(out, out_bytes / 2);
+    let bits: Vec<u16> = device.read(out, out_bytes / 2);
     for address in [
         q,
         cache_keys,
@@ -391,8 +350,7 @@ fn check_definition(layer: Layer, pass: &Pass, output: &Output, rows: &[usize], 
 #[test]
 fn attention_is_softmax_of_q_k_times_v() {
     let mut random = fastrand::Rng::with_seed(5);
-    let mut device = Device::tiny();
-    let modules = ["compute_80", "compute_90"].map(|arch| device.load(&ptx::of("attention", arch)));
+    let mut devices = LEVELS.map(|level| Device::new("attention", level, 0));
     let mut case = 0;
     for head_dim in [64, 128, 48] {
         for (i, rows) in [1, 2, 7, 8, 9, 33, 64, 200].into_iter().enumerate() {
@@ -418,7 +376,7 @@ fn attention_is_softmax_of_q_k_times_v() {
                     },
                     ..Way::default()
                 };
-                let output = run(&mut device, &modules[case % 2], layer, &pass, &way);
+                let output = run(&mut devices[case % 2], layer, &pass, &way);
                 let checked = [0, rows / 2, random.usize(0..rows), rows - 1];
                 let what = format!("{layer:?} {rows} rows, {committed} committed, tree {tree}");
                 check_definition(layer, &pass, &output, &checked, &what);
@@ -457,10 +415,9 @@ fn same(a: &[u16], b: &[u16], what: &str) {
 #[test]
 fn a_row_has_the_same_bits_alone_in_a_chain_and_in_a_tree_on_any_grid() {
     let mut random = fastrand::Rng::with_seed(7);
-    let mut device = Device::tiny();
-    let modules = ["compute_80", "compute_90"].map(|arch| device.load(&ptx::of("attention", arch)));
+    let mut devices = LEVELS.map(|level| Device::new("attention", level, 0));
     for (i, (layer, tree)) in passes().into_iter().enumerate() {
-        let module = &modules[i % 2];
+        let device = &mut devices[i % 2];
         for accumulate in ADDERS {
             let options = Options {
                 accumulate,
@@ -472,7 +429,7 @@ fn a_row_has_the_same_bits_alone_in_a_chain_and_in_a_tree_on_any_grid() {
                 ..Way::default()
             };
             let rows = tree.names.len();
-            let first = run(&mut device, module, layer, &tree, &way);
+            let first = run(device, layer, &tree, &way);
             check_definition(layer, &tree, &first, &[0, rows - 1], &format!("{layer:?}"));
             for (j, &row_warps) in row_warps(layer.head_dim).iter().enumerate() {
                 let way = Way {
@@ -481,7 +438,7 @@ fn a_row_has_the_same_bits_alone_in_a_chain_and_in_a_tree_on_any_grid() {
                     stale: 1 + j as u64,
                     ..way.clone()
                 };
-                let again = run(&mut device, module, layer, &tree, &way);
+                let again = run(device, layer, &tree, &way);
                 for row in 0..rows {
                     let what = format!("{layer:?} {way:?} row {row}");
                     same(&first.rows[row], &again.rows[row], &what);
@@ -492,7 +449,7 @@ fn a_row_has_the_same_bits_alone_in_a_chain_and_in_a_tree_on_any_grid() {
                 for chain in [1, 2, depth, depth + 5] {
                     let chain = chain.min(tree.position(row) + 1);
                     let plain = tree.plain(row, chain);
-                    let alone = run(&mut device, module, layer, &plain, &way);
+                    let alone = run(device, layer, &plain, &way);
                     let what = format!("{layer:?} {way:?} row {row} in a chain of {chain}");
                     same(&first.rows[row], alone.rows.last().expect("a row"), &what);
                 }
@@ -503,10 +460,9 @@ fn a_row_has_the_same_bits_alone_in_a_chain_and_in_a_tree_on_any_grid() {
 
 #[test]
 fn orders_of_warps_and_blocks_move_no_bit() {
-    let mut device = Device::tiny();
-    let modules = ["compute_80", "compute_90"].map(|arch| device.load(&ptx::of("attention", arch)));
+    let mut devices = LEVELS.map(|level| Device::new("attention", level, 0));
     for (i, (layer, tree)) in passes().into_iter().enumerate().take(4) {
-        let module = &modules[i % 2];
+        let device = &mut devices[i % 2];
         let warps = row_warps(layer.head_dim);
         let mut first: Option<Output> = None;
         for seed in 0..20 {
@@ -519,7 +475,7 @@ fn orders_of_warps_and_blocks_move_no_bit() {
                     ..Options::default()
                 },
             };
-            let found = run(&mut device, module, layer, &tree, &way);
+            let found = run(device, layer, &tree, &way);
             let first = first.get_or_insert_with(|| found.clone());
             for row in 0..tree.names.len() {
                 let what = format!("{layer:?} {way:?} row {row}");
@@ -531,8 +487,7 @@ fn orders_of_warps_and_blocks_move_no_bit() {
 
 #[test]
 fn seldom_head_dimensions_and_wide_groups_work() {
-    let mut device = Device::tiny();
-    let module = device.load(&ptx::of("attention", "compute_80"));
+    let mut device = Device::new("attention", 80, 0);
     for (i, head_dim) in [16, 32, 80, 96, 112, 160].into_iter().enumerate() {
         let layer = Layer {
             head_dim,
@@ -540,11 +495,11 @@ fn seldom_head_dimensions_and_wide_groups_work() {
             group: [2, 16, 3, 20, 5, 1][i],
         };
         let tree = Pass::tree(500, 19, 3, i as u64);
-        let found = run(&mut device, &module, layer, &tree, &Way::default());
+        let found = run(&mut device, layer, &tree, &Way::default());
         check_definition(layer, &tree, &found, &[0, 9, 18], &format!("{layer:?}"));
         for row in [0, 9, 18] {
             let plain = tree.plain(row, 1);
-            let alone = run(&mut device, &module, layer, &plain, &Way::default());
+            let alone = run(&mut device, layer, &plain, &Way::default());
             same(
                 &found.rows[row],
                 &alone.rows[0],
@@ -556,10 +511,9 @@ fn seldom_head_dimensions_and_wide_groups_work() {
 
 /// What a pass of a chain may cost: (rows, context), times the cache is read.
 fn check_budget(layer: Layer, rows: usize, context: usize) -> Counts {
-    let mut device = Device::tiny();
-    let module = device.load(&ptx::of("attention", "compute_80"));
+    let mut device = Device::new("attention", 80, 0);
     let pass = Pass::chain(context - rows, rows);
-    let Output { counts, .. } = run(&mut device, &module, layer, &pass, &Way::default());
+    let Output { counts, .. } = run(&mut device, layer, &pass, &Way::default());
     let row_tiles = (rows * layer.group).div_ceil(16);
     let groups = row_tiles.div_ceil(8);
     let splits = context.div_ceil(SPLIT);

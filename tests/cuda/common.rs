@@ -1,5 +1,4 @@
 //! A software device with the kernels of one file of kernels/.
-#![allow(dead_code)]
 
 use bytemuck::{Pod, Zeroable};
 use gavel::device::cuda::layout::{GROUP, PAIR, Rows, TILE, activation_bytes, pairs};
@@ -9,7 +8,7 @@ use softcuda::device::Model;
 use softcuda::exec::{Launch, Options, launch};
 use softcuda::memory::Memory;
 use softcuda::ptx::Module;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Levels of PTX that are executed: compute_80 and compute_90.
@@ -18,6 +17,22 @@ pub const LEVELS: [u32; 2] = [80, 90];
 pub const SEEDS: u64 = 20;
 /// Rows of a pass, below, at and above the edges of groups and tiles.
 pub const ROWS: [usize; 8] = [1, 2, 7, 8, 9, 33, 64, 256];
+
+/// Checkpoints of tests/fixtures: every attention layout, biases, QK-norm, tied and untied heads.
+pub const FIXTURES: [&str; 5] = [
+    "llama-mha",
+    "llama-odd",
+    "llama3-rope",
+    "qwen2-bias",
+    "qwen3-qknorm",
+];
+
+/// The folder of a checkpoint.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
 
 /// What build.rs keeps beside the images.
 pub fn built(name: &str) -> String {

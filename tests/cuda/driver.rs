@@ -1,6 +1,6 @@
 //! The host side through the whole driver: opening, refusing, loading weights, failing.
 
-use crate::common::{fragments, round};
+use crate::common::{FIXTURES, fixture, fragments, round};
 use crate::process::{on_softcuda, stub, with_driver};
 use gavel::device::DeviceError;
 use gavel::device::cuda::layout::{Order, TILE};
@@ -8,22 +8,8 @@ use gavel::device::cuda::{Arg, Buffer, Gpu, Matrix, Need, Weights};
 use gavel::model::{Dtype, Linear, Model, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-
-const FIXTURES: [&str; 5] = [
-    "llama-mha",
-    "llama-odd",
-    "llama3-rope",
-    "qwen2-bias",
-    "qwen3-qknorm",
-];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
-}
 
 fn open() -> Arc<Gpu> {
     Gpu::open(0).expect("a device")

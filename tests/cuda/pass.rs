@@ -1,6 +1,7 @@
 //! Passes of whole models through the driver: against transformers, bit for bit in any company, and
 //! failing on purpose.
 
+use crate::common::{FIXTURES, fixture};
 use crate::process::{softcuda, with_driver};
 use gavel::device::cuda::Cuda;
 use gavel::device::{Device, Logits, PassOutput, Setup, Want, prefill};
@@ -8,22 +9,7 @@ use gavel::draft::Drafter;
 use gavel::model::Model;
 use gavel::tree::TokenTree;
 use safetensors::SafeTensors;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-const FIXTURES: [&str; 5] = [
-    "llama-mha",
-    "llama-odd",
-    "llama3-rope",
-    "qwen2-bias",
-    "qwen3-qknorm",
-];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
-}
 
 fn open(name: &str) -> Cuda {
     let target = Arc::new(Model::open(&fixture(name)).expect("a model"));

@@ -11,7 +11,7 @@ mod lines;
 mod simd;
 mod team;
 
-use super::sequence::{Sequence, check_tokens, rooted};
+use super::sequence::{Queue, Sequence, check_context, check_pass, check_prompt, rooted};
 use super::{
     Device, DeviceError, Logits, MemoryPlan, PassOutput, Request, Setup, Step, StepReport,
     StepTimes, Ticket, Want,
@@ -23,7 +23,6 @@ use crate::verify::{Inputs, Philox, Rows, Rule, verify};
 use drafting::{Ask, Draft, ModelDrafter};
 use forward::Forward;
 use simd::Isa;
-use std::collections::VecDeque;
 use std::time::Instant;
 use team::Team;
 
@@ -34,9 +33,7 @@ pub struct Cpu {
     drafter: Drafting,
     context: usize,
     sequence: Option<Sequence>,
-    /// Steps asked for and not yet read; a step runs when its result is read.
-    queue: VecDeque<(u64, Step)>,
-    next_ticket: u64,
+    queue: Queue,
 }
 
 /// What drafts, with its state.
@@ -57,13 +54,7 @@ impl Cpu {
     }
 
     fn with_isa(setup: &Setup, isa: Isa) -> Result<Cpu, DeviceError> {
-        let most = setup.target.config.max_positions;
-        if setup.context == 0 || setup.context > most {
-            return Err(DeviceError::Context {
-                context: setup.context,
-                most,
-            });
-        }
+        check_context(setup)?;
         let team =
             Team::new(setup.threads, isa).map_err(|e| DeviceError::Threads(e.to_string()))?;
         let drafter = match &setup.drafter {
@@ -78,8 +69,7 @@ impl Cpu {
             drafter,
             context: setup.context,
             sequence: None,
-            queue: VecDeque::new(),
-            next_ticket: 0,
+            queue: Queue::default(),
         })
     }
 
@@ -236,16 +226,8 @@ impl Device for Cpu {
     fn start(&mut self, request: &Request) -> Result<(), DeviceError> {
         self.sequence = None;
         self.queue.clear();
-        let Some((_, before)) = request.prompt.split_last() else {
-            return Err(DeviceError::EmptyPrompt);
-        };
-        check_tokens(&request.prompt, self.target.model.config.vocab_size)?;
-        if request.prompt.len() >= self.context {
-            return Err(DeviceError::PromptTooLong {
-                found: request.prompt.len(),
-                context: self.context,
-            });
-        }
+        let config = &self.target.model.config;
+        let before = check_prompt(&request.prompt, config, self.context)?;
         self.target.cache.len = 0;
         super::prefill(self, before, &Want::default())?;
         if let Drafting::Model(model) = &mut self.drafter {
@@ -273,37 +255,17 @@ impl Device for Cpu {
                 .check(&self.target.model, draft, true)
                 .map_err(|e| DeviceError::Judge(e.to_string()))?;
         }
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        self.queue.push_back((ticket, step.clone()));
-        Ok(Ticket(ticket))
+        Ok(self.queue.push(step))
     }
 
     fn read(&mut self, ticket: Ticket) -> Result<StepReport, DeviceError> {
-        match self.queue.pop_front() {
-            Some((expected, step)) if expected == ticket.0 => self.step(&step),
-            other => Err(DeviceError::Ticket {
-                found: ticket.0,
-                expected: other.map_or(self.next_ticket, |(t, _)| t),
-            }),
-        }
+        let step = self.queue.pop(ticket)?;
+        self.step(&step)
     }
 
     fn pass(&mut self, rows: &TokenTree, want: &Want) -> Result<PassOutput, DeviceError> {
-        check_tokens(rows.tokens(), self.target.model.config.vocab_size)?;
-        let layers = self.target.model.config.layers;
-        if let Some(&layer) = want.taps.iter().find(|&&l| l > layers) {
-            return Err(DeviceError::Tap { layer, layers });
-        }
-        let committed = self.target.cache.len;
-        let deepest = rows.depths().into_iter().max().unwrap_or(0);
-        if committed + deepest > self.context {
-            return Err(DeviceError::Full {
-                rows: rows.len(),
-                committed,
-                context: self.context,
-            });
-        }
+        let config = &self.target.model.config;
+        check_pass(rows, want, config, self.target.cache.len, self.context)?;
         if rows.is_empty() {
             return Ok(PassOutput::default());
         }

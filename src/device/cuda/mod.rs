@@ -21,7 +21,7 @@ pub use forward::{Plans, chip, need};
 pub use memory::{Buffer, Need, Pinned};
 pub use weights::{LayerWeights, Matrix, Weights};
 
-use super::sequence::{Sequence, check_tokens, rooted};
+use super::sequence::{Queue, Sequence, check_context, check_pass, check_prompt, rooted};
 use super::{
     Device, DeviceError, Logits, MemoryPlan, MiB, PassOutput, Request, Setup, Step, StepReport,
     StepTimes, Ticket, Want,
@@ -30,7 +30,6 @@ use crate::draft::Drafter;
 use crate::tree::{MAX_ROWS, TokenTree};
 use crate::verify::{Inputs, Philox, Rows, verify};
 use forward::Forward;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -45,9 +44,7 @@ pub struct Cuda {
     target: Forward,
     context: usize,
     sequence: Option<Sequence>,
-    /// Steps asked for and not yet read; a step runs when its result is read.
-    queue: VecDeque<(u64, Step)>,
-    next_ticket: u64,
+    queue: Queue,
     /// Of a commit, which has nobody to tell; the next call that can fails with it.
     failed: Option<DeviceError>,
 }
@@ -55,13 +52,7 @@ pub struct Cuda {
 impl Cuda {
     /// Loads the target onto GPU number `ordinal`, unless it does not fit.
     pub fn open(setup: &Setup, ordinal: usize) -> Result<Cuda, DeviceError> {
-        let most = setup.target.config.max_positions;
-        if setup.context == 0 || setup.context > most {
-            return Err(DeviceError::Context {
-                context: setup.context,
-                most,
-            });
-        }
+        check_context(setup)?;
         if !matches!(setup.drafter, Drafter::None) {
             return Err(DeviceError::Draft(
                 "drafting on the CUDA device is not there yet, it decodes plainly; use --draft none or --device cpu"
@@ -76,8 +67,7 @@ impl Cuda {
             gpu,
             context: setup.context,
             sequence: None,
-            queue: VecDeque::new(),
-            next_ticket: 0,
+            queue: Queue::default(),
             failed: None,
         })
     }
@@ -196,16 +186,8 @@ impl Device for Cuda {
         self.sequence = None;
         self.queue.clear();
         self.failed = None;
-        let Some((_, before)) = request.prompt.split_last() else {
-            return Err(DeviceError::EmptyPrompt);
-        };
-        check_tokens(&request.prompt, self.vocab_size())?;
-        if request.prompt.len() >= self.context {
-            return Err(DeviceError::PromptTooLong {
-                found: request.prompt.len(),
-                context: self.context,
-            });
-        }
+        let config = &self.target.model.config;
+        let before = check_prompt(&request.prompt, config, self.context)?;
         self.target.len = 0;
         super::prefill(self, before, &Want::default())?;
         self.sequence = Some(Sequence::new(request));
@@ -213,40 +195,20 @@ impl Device for Cuda {
     }
 
     fn enqueue(&mut self, step: &Step) -> Result<Ticket, DeviceError> {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        self.queue.push_back((ticket, step.clone()));
-        Ok(Ticket(ticket))
+        Ok(self.queue.push(step))
     }
 
     fn read(&mut self, ticket: Ticket) -> Result<StepReport, DeviceError> {
-        match self.queue.pop_front() {
-            Some((expected, step)) if expected == ticket.0 => self.step(&step),
-            other => Err(DeviceError::Ticket {
-                found: ticket.0,
-                expected: other.map_or(self.next_ticket, |(t, _)| t),
-            }),
-        }
+        let step = self.queue.pop(ticket)?;
+        self.step(&step)
     }
 
     fn pass(&mut self, rows: &TokenTree, want: &Want) -> Result<PassOutput, DeviceError> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        check_tokens(rows.tokens(), self.vocab_size())?;
-        let layers = self.target.model.config.layers;
-        if let Some(&layer) = want.taps.iter().find(|&&l| l > layers) {
-            return Err(DeviceError::Tap { layer, layers });
-        }
-        let committed = self.target.len;
-        let deepest = rows.depths().into_iter().max().unwrap_or(0);
-        if committed + deepest > self.context {
-            return Err(DeviceError::Full {
-                rows: rows.len(),
-                committed,
-                context: self.context,
-            });
-        }
+        let config = &self.target.model.config;
+        check_pass(rows, want, config, self.target.len, self.context)?;
         if rows.is_empty() {
             return Ok(PassOutput::default());
         }

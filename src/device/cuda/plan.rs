@@ -76,8 +76,8 @@ const PARTIALS_WEIGHT: usize = 4;
 
 impl Plan {
     /// Chooses the cut for a matrix of `row_tiles` row tiles and `columns` columns: of those that
-    /// keep enough loads under way and do what `follows` asks, the one that moves least beside the
-    /// weights in a pass of 64 rows.
+    /// do what `follows` asks, those that give every multiprocessor work, where there are such, and of
+    /// these the one that moves least beside the weights in a pass of 64 rows.
     pub fn choose(row_tiles: usize, columns: usize, follows: Follows, chip: Chip) -> Plan {
         let candidates: Vec<Plan> = match follows {
             Follows::HeadNorm { tiles } => {
@@ -94,7 +94,10 @@ impl Plan {
         };
         *candidates
             .iter()
-            .min_by_key(|plan| plan.activation_bytes(64) + PARTIALS_WEIGHT * plan.partial_bytes(64))
+            .min_by_key(|plan| {
+                let moved = plan.activation_bytes(64) + PARTIALS_WEIGHT * plan.partial_bytes(64);
+                (plan.workers < chip.multiprocessors, moved)
+            })
             .expect("8 row tiles a block serve any width that a residual stream has")
     }
 
