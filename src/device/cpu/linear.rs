@@ -28,6 +28,9 @@ const PANEL_BYTES: usize = 128 << 10;
 /// multiply-adds; from here on it pays to widen columns first.
 const FEW_ROWS: usize = 10;
 
+/// How far ahead of its tile a pass of few rows asks memory for weights.
+const TILES_AHEAD: usize = 4;
+
 /// Columns and rows of a tile where there are more rows than that.
 const STRIP: usize = 6;
 const PAIR: usize = 2;
@@ -446,9 +449,9 @@ unsafe fn tile<S: Simd, W: Stored, const M: usize, const R: usize>(
         for c in chunks.start..whole {
             let at = w.add(c * CHUNK * W::BYTES);
             if c % 2 == 0 {
-                // ask memory for the tile after the next
+                // ask memory for the tile after the next three
                 for m in 0..M {
-                    S::prefetch(at.wrapping_add((2 * M + m) * stride));
+                    S::prefetch(at.wrapping_add((TILES_AHEAD * M + m) * stride));
                 }
             }
             let x = x.add(c * R * CHUNK);

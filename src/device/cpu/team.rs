@@ -173,10 +173,11 @@ impl Team {
         self.workers.len() + 1
     }
 
-    /// Items per task, when a region has `total`: eight tasks a thread even out
-    /// threads of unequal speed, and long runs of weights keep the prefetcher busy.
+    /// Items per task, when a region has `total`: four tasks a thread even out
+    /// threads of unequal speed, and long runs of weights keep the prefetcher busy (with
+    /// eight, a one-row pass takes a tenth longer).
     pub fn share(&self, total: usize) -> usize {
-        total.div_ceil(self.threads() * 8).max(1)
+        total.div_ceil(self.threads() * 4).max(1)
     }
 
     /// A region over the rows of a pass, for work that is too small to hand out row by row.
