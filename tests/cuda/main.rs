@@ -4,6 +4,7 @@
 //! softcuda stops at races, at reads of what was never written and at whatever lies out of bounds.
 //! The bytes that each kernel moves are compared with what its comment states.
 
+mod agreement;
 mod attention;
 mod common;
 mod driver;

@@ -51,6 +51,8 @@ pub(super) struct Attention<'a> {
     pub q: &'a [f32],
     pub views: &'a [RowView],
     pub cache: LayerCache<'a>,
+    /// weights of softmax as the CUDA kernels have them: see [`round_weights`]
+    pub rounded: bool,
     /// [rows, heads * head_dim]
     pub out: Shared<'a, f32>,
 }
@@ -188,7 +190,7 @@ fn one_split(
             .collect();
         // SAFETY: slots below `contiguous` and on the paths are inside the cache and
         // written before this region began; q has a row for every view.
-        unsafe { split_kernel(isa, &mut pairs, a.cache, kv_head, from) };
+        unsafe { split_kernel(isa, &mut pairs, a.cache, kv_head, from, a.rounded) };
         pairs.into_iter().map(|p| p.partial).collect()
     })
 }
@@ -215,6 +217,7 @@ entry_points!(unsafe fn split_kernel = split_body(
     cache: LayerCache<'_>,
     kv_head: usize,
     from: usize,
+    rounded: bool,
 ));
 
 #[inline(always)]
@@ -223,6 +226,7 @@ unsafe fn split_body<S: Simd>(
     cache: LayerCache<'_>,
     kv_head: usize,
     from: usize,
+    rounded: bool,
 ) {
     // SAFETY: the caller's contract (see one_split).
     unsafe {
@@ -238,6 +242,9 @@ unsafe fn split_body<S: Simd>(
         }
         for pair in pairs.iter_mut() {
             softmax::<S>(pair);
+            if rounded {
+                round_weights(pair);
+            }
         }
         for some in pairs.chunks_mut(3) {
             match some.len() {
@@ -374,6 +381,20 @@ unsafe fn softmax<S: Simd>(pair: &mut Pair<'_>) {
             sum = S::add(sum, e);
         }
         pair.partial.sum = S::sum(sum);
+    }
+}
+
+/// Rounds weights exp(s - max) where the CUDA kernels do: exp(s - top) is in bf16, where top is the
+/// largest score so far among the four tiles of 16 positions that are summed together.
+fn round_weights(pair: &mut Pair<'_>) {
+    for four in pair.scores[..pair.visible].chunks_mut(4 * TILE) {
+        let mut top = 0f32;
+        for tile in four.chunks_mut(TILE) {
+            top = tile.iter().copied().fold(top, f32::max);
+            for weight in tile.iter_mut().filter(|w| **w > 0.0) {
+                *weight = half::bf16::from_f32(*weight / top).to_f32() * top;
+            }
+        }
     }
 }
 

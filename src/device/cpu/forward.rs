@@ -18,10 +18,32 @@ use crate::tree::TokenTree;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// What values are kept in between one operation and the next. The residual stream and sums are
+/// f32 in both.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Activations {
+    /// as computed
+    F32,
+    /// rounded where the CUDA kernels round: x * gain before its scale, q, k, v, the weights of
+    /// softmax, the output of attention, silu(gate) * up
+    Bf16,
+}
+
+impl Activations {
+    fn round(self, values: &mut [f32]) {
+        if self == Activations::Bf16 {
+            for v in values {
+                *v = half::bf16::from_f32(*v).to_f32();
+            }
+        }
+    }
+}
+
 /// A loaded model with its KV cache.
 pub(super) struct Forward {
     pub model: Arc<Model>,
     pub cache: Cache,
+    pub activations: Activations,
     inverse_frequencies: Vec<f32>,
     scratch: Scratch,
 }
@@ -89,6 +111,7 @@ impl Forward {
         let config = &model.config;
         Forward {
             cache: Cache::new(config, config.layers, capacity),
+            activations: Activations::F32,
             inverse_frequencies: config.rope.inverse_frequencies(config.head_dim),
             scratch: Scratch::default(),
             model,
@@ -104,12 +127,14 @@ impl Forward {
         let Forward {
             model,
             cache,
+            activations,
             inverse_frequencies,
             scratch,
         } = self;
         let mut run = Run {
             team,
             config: &model.config,
+            activations: *activations,
             rows: views.len(),
             base: cache.len + first,
             views,
@@ -136,6 +161,7 @@ impl Forward {
 struct Run<'a> {
     team: &'a Team,
     config: &'a Config,
+    activations: Activations,
     rows: usize,
     /// slot of the first row
     base: usize,
@@ -218,9 +244,11 @@ impl Run<'_> {
                 q: &s.q,
                 views: self.views,
                 cache: cache.layer(layer),
+                rounded: self.activations == Activations::Bf16,
                 out: Shared::new(&mut s.attended),
             },
         );
+        self.activations.round(&mut s.attended);
         let product = [Product::new(&w.o, Epilogue::Add, Shared::new(&mut s.x))];
         let order = [Order::of(w.o.weight.dtype)];
         by_order(
@@ -252,23 +280,30 @@ impl Run<'_> {
             &orders,
         );
         swiglu(self.team, &mut s.gate, &s.up, n);
+        self.activations.round(&mut s.gate);
         let product = [Product::new(&w.down, Epilogue::Add, Shared::new(&mut s.x))];
         let order = [Order::of(w.down.weight.dtype)];
         by_order(self.team, &s.gate, rows, &mut s.packed, &product, &order);
     }
 
-    /// normed = x / rms(x) * gain
+    /// normed = x / rms(x) * gain, for the product that comes next
     fn normalise(&mut self, gain: &[f32]) {
-        let hidden = self.config.hidden_size;
+        self.norm(gain, 0, self.activations);
+    }
+
+    /// As [`Run::normalise`], for the rows first..
+    fn norm(&mut self, gain: &[f32], first: usize, activations: Activations) {
+        let (hidden, eps) = (self.config.hidden_size, self.config.rms_norm_eps);
         let s = &mut *self.s;
-        s.normed.resize(self.rows * hidden);
-        rms_norm(
-            self.team,
-            self.config.rms_norm_eps,
-            &s.x,
-            gain,
-            &mut s.normed,
-        );
+        let x = &s.x[first * hidden..];
+        s.normed.resize(x.len());
+        match activations {
+            Activations::F32 => rms_norm(self.team, eps, x, gain, &mut s.normed),
+            Activations::Bf16 => {
+                let rows = x.chunks(hidden).zip(s.normed.chunks_mut(hidden));
+                rows.for_each(|(x, out)| rounded_norm_row(x, gain, eps, out));
+            }
+        }
     }
 
     /// QK-norm, rotation, 1/sqrt(head_dim) on q, and k and v into the cache.
@@ -278,9 +313,10 @@ impl Run<'_> {
         let scale = 1.0 / (d as f32).sqrt();
         let s = &mut *self.s;
         let cache = cache.layer(layer);
+        let (isa, activations) = (self.team.isa(), self.activations);
+        activations.round(&mut s.v);
         let (q, k) = (Shared::new(&mut s.q), Shared::new(&mut s.k));
         let (v, cos, sin) = (&s.v, &s.cos, &s.sin);
-        let isa = self.team.isa();
         self.team.each_row(self.rows, |row| {
             {
                 let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
@@ -298,9 +334,11 @@ impl Run<'_> {
                     }
                     for i in 0..half {
                         let (a, b) = (x[i], x[i + half]);
-                        x[i] = (a * cos[i] - b * sin[i]) * scale;
-                        x[i + half] = (b * cos[i] + a * sin[i]) * scale;
+                        x[i] = a * cos[i] - b * sin[i];
+                        x[i + half] = b * cos[i] + a * sin[i];
                     }
+                    activations.round(x);
+                    x.iter_mut().for_each(|x| *x *= scale);
                 }
                 for head in 0..c.kv_heads {
                     let at = (row * c.kv_heads + head) * d;
@@ -323,17 +361,15 @@ impl Run<'_> {
             Logits::Last => self.rows - 1,
             Logits::None => return,
         };
-        let s = &mut *self.s;
         let rows = self.rows - first;
-        s.normed.resize(rows * hidden);
-        let eps = self.config.rms_norm_eps;
-        rms_norm(self.team, eps, &s.x[first * hidden..], norm, &mut s.normed);
+        self.norm(norm, first, self.activations);
         let logit_rows = match want.logits {
             Logits::All => rows,
             Logits::Last => 1,
             Logits::None => 0,
         };
         if logit_rows > 0 {
+            let s = &mut *self.s;
             output.logits = vec![0.0; logit_rows * self.config.vocab_size];
             let x = &s.normed[(rows - logit_rows) * hidden..];
             let product = [Product::of_weight(head, Shared::new(&mut output.logits))];
@@ -341,7 +377,10 @@ impl Run<'_> {
             by_order(self.team, x, logit_rows, &mut s.packed, &product, &order);
         }
         if want.hidden {
-            output.last_hidden = s.normed.to_vec();
+            if self.activations == Activations::Bf16 {
+                self.norm(norm, first, Activations::F32);
+            }
+            output.last_hidden = self.s.normed.to_vec();
         }
     }
 }
@@ -439,6 +478,17 @@ unsafe fn norm_body<S: Simd>(x: *const f32, gain: *const f32, n: usize, eps: f32
             *out.add(i) = *x.add(i) * scale * *gain.add(i);
         }
     }
+}
+
+/// out = bf16(x * gain) / sqrt(mean(x^2) + eps)
+fn rounded_norm_row(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+    let squares: f32 = x.iter().map(|x| x * x).sum();
+    let scale = 1.0 / (squares / x.len() as f32 + eps).sqrt();
+    for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
+        *out = x * gain;
+    }
+    Activations::Bf16.round(out);
+    out.iter_mut().for_each(|y| *y *= scale);
 }
 
 /// Stored elements as f32.

@@ -21,7 +21,7 @@ use crate::judge::{Judge, Layout, Tap};
 use crate::tree::{MAX_ROWS, TokenTree};
 use crate::verify::{Inputs, Philox, Rows, Rule, verify};
 use drafting::{Ask, Draft, ModelDrafter};
-use forward::Forward;
+use forward::{Activations, Forward};
 use simd::Isa;
 use std::time::Instant;
 use team::Team;
@@ -51,6 +51,14 @@ impl Cpu {
     /// The device without SIMD instructions of the processor, to test the portable kernels.
     pub fn open_portable(setup: &Setup) -> Result<Cpu, DeviceError> {
         Cpu::with_isa(setup, Isa::Portable)
+    }
+
+    /// The device with activations rounded to bf16 where the CUDA kernels round them, to compare
+    /// those with.
+    pub fn open_rounded(setup: &Setup) -> Result<Cpu, DeviceError> {
+        let mut cpu = Cpu::with_isa(setup, Isa::best())?;
+        cpu.target.activations = Activations::Bf16;
+        Ok(cpu)
     }
 
     fn with_isa(setup: &Setup, isa: Isa) -> Result<Cpu, DeviceError> {
