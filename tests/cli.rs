@@ -161,6 +161,39 @@ fn logits_writes_what_the_fixture_expects() {
 }
 
 #[test]
+fn logits_writes_what_a_judge_makes_of_every_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.safetensors");
+    let tree = folder.path().join("tree.json");
+    std::fs::write(&tree, r#"{"tokens": [7, 8], "parents": [-1, -1]}"#).unwrap();
+    let judge = "models/demo/judge.safetensors";
+    let paths = [tree.to_str().unwrap(), out.to_str().unwrap()];
+    let rest = ["--judge", judge, "--tree", paths[0], "--out", paths[1]];
+    let args = ["logits", "--model", TARGET, "--ids", "11,64,117,170"];
+    expect(0, &[&args[..], &rest].concat());
+    let bytes = std::fs::read(&out).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let values = |name: &str| f32s(tensors.tensor(name).unwrap().data());
+    let judge = gavel::judge::Judge::read(&root().join(judge)).unwrap();
+    for (scores, hidden, rows) in [
+        ("scores", "last_hidden", 4),
+        ("tree_scores", "tree_last_hidden", 2),
+    ] {
+        let hidden = values(hidden);
+        let expected: Vec<f32> = hidden
+            .chunks(hidden.len() / rows)
+            .map(|features| judge.score(features))
+            .collect();
+        assert_eq!(values(scores), expected);
+    }
+    // a judge of another target
+    let model = fixture("llama-mha");
+    let args = ["logits", "--model", model.to_str().unwrap(), "--ids", "1"];
+    let (_, err) = expect(2, &[&args[..], &rest].concat());
+    assert!(err.contains("the judge does not fit"), "{err}");
+}
+
+#[test]
 fn wrong_usage_and_input_end_with_code_2_and_say_what_was_expected() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, content: &str| -> String {

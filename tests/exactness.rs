@@ -18,6 +18,7 @@ fn everything() -> Want {
         logits: Logits::All,
         hidden: true,
         taps: vec![1],
+        ..Want::default()
     }
 }
 

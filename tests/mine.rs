@@ -213,6 +213,7 @@ fn chain(device: &mut Cpu, ids: &[u32], taps: &[Tap]) -> PassOutput {
         logits: Logits::All,
         hidden: true,
         taps: layers.collect(),
+        ..Want::default()
     };
     device.rollback(0);
     prefill(device, ids, &want).unwrap()

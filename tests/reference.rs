@@ -16,6 +16,7 @@ fn everything(tap: usize) -> Want {
         logits: Logits::All,
         hidden: true,
         taps: vec![tap],
+        ..Want::default()
     }
 }
 

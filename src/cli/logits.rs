@@ -1,7 +1,7 @@
 //! `gavel logits`: what a model computes, for comparison with any other engine.
 
 use super::progress::Progress;
-use super::setup::{ModelArgs, read_text};
+use super::setup::{ModelArgs, open_judge, read_text};
 use super::usage;
 use anyhow::Context;
 use gavel::device::{Device, Logits, PassOutput, Want};
@@ -25,6 +25,9 @@ pub struct Args {
     /// Also write the residual stream after this many layers; may be given several times
     #[arg(long, value_name = "LAYER")]
     tap: Vec<usize>,
+    /// Also write what a trained judge makes of every token: its acceptability, 0 to 1
+    #[arg(long, value_name = "FILE")]
+    judge: Option<PathBuf>,
     /// Also write N tokens of greedy continuation
     #[arg(long, default_value_t = 0, value_name = "N")]
     greedy: usize,
@@ -46,11 +49,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let tree = args.tree.as_ref().map(|path| read_tree(path)).transpose()?;
     let target = args.model.open()?;
     let (vocab_size, hidden_size) = (target.config.vocab_size, target.config.hidden_size);
+    let judge = args.judge.as_ref();
+    let judge = judge.map(|path| open_judge(path, &target, &Drafter::None, false));
+    let judge = judge.transpose()?;
     let mut device = args.model.device.open(target, Drafter::None)?;
     let want = Want {
         logits: Logits::All,
         hidden: true,
         taps: args.tap.clone(),
+        judge,
     };
     let rows = ids.len() + tree.as_ref().map_or(0, TokenTree::len) + args.greedy;
     let mut progress = Progress::new(rows, "rows");
@@ -59,6 +66,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut file = File::default();
     file.f32("logits", &prompt.logits, vocab_size);
     file.f32("last_hidden", &prompt.last_hidden, hidden_size);
+    file.scores("scores", &prompt.scores);
     for (layer, rows) in &prompt.taps {
         file.f32(&format!("hidden_{layer}"), rows, hidden_size);
     }
@@ -73,6 +81,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         progress.advance(tree.len());
         file.f32("tree_logits", &output.logits, vocab_size);
         file.f32("tree_last_hidden", &output.last_hidden, hidden_size);
+        file.scores("tree_scores", &output.scores);
     }
     if args.greedy > 0 {
         let last = &prompt.logits[prompt.logits.len() - vocab_size..];
@@ -171,6 +180,15 @@ impl File {
         let shape = vec![rows.len() / width, width];
         self.tensors
             .insert(name.to_owned(), (Dtype::F32, shape, bytes));
+    }
+
+    /// One a row, where a judge was asked.
+    fn scores(&mut self, name: &str, values: &[f32]) {
+        if !values.is_empty() {
+            let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            self.tensors
+                .insert(name.to_owned(), (Dtype::F32, vec![values.len()], bytes));
+        }
     }
 
     fn i64(&mut self, name: &str, values: &[i64]) {

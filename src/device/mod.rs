@@ -161,6 +161,8 @@ pub struct Want {
     pub hidden: bool,
     /// Layers after which the residual stream is wanted; 0 is the embedding.
     pub taps: Vec<usize>,
+    /// The judge that scores the token of every row; one that reads the target alone.
+    pub judge: Option<Arc<Judge>>,
 }
 
 /// What a pass computed, all row major in f32.
@@ -172,6 +174,8 @@ pub struct PassOutput {
     pub last_hidden: Vec<f32>,
     /// (layer, [rows, H]) for each tap
     pub taps: Vec<(usize, Vec<f32>)>,
+    /// \[rows\], the judge's acceptability of each row's token
+    pub scores: Vec<f32>,
 }
 
 /// Memory of a loaded device in bytes.
@@ -372,6 +376,7 @@ impl PassOutput {
     pub fn append(&mut self, next: PassOutput) {
         self.logits.extend(next.logits);
         self.last_hidden.extend(next.last_hidden);
+        self.scores.extend(next.scores);
         for (layer, rows) in next.taps {
             match self.taps.iter_mut().find(|(l, _)| *l == layer) {
                 Some((_, all)) => all.extend(rows),

@@ -1,7 +1,7 @@
 //! The sequence that a device decodes, on the host's side.
 
 use super::{Committed, DeviceError, Finish, Request, Setup, Step, Ticket, TokenReason, Want};
-use crate::model::Config;
+use crate::model::{Config, Model};
 use crate::tree::TokenTree;
 use crate::verify::{NextReason, Reason, Verdict};
 use std::collections::VecDeque;
@@ -162,6 +162,17 @@ pub(super) fn check_pass(
             committed,
             context,
         }),
+    }
+}
+
+/// Refuses a judge that cannot read the target; whether it was trained for it is the caller's to
+/// ask.
+pub(super) fn check_judge(want: &Want, model: &Model) -> Result<(), DeviceError> {
+    match &want.judge {
+        None => Ok(()),
+        Some(judge) => judge
+            .check(model, None, true)
+            .map_err(|e| DeviceError::Judge(e.to_string())),
     }
 }
 

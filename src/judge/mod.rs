@@ -236,7 +236,16 @@ impl Judge {
     /// `features` has [`Features::len`] values. Sums are taken in float64, in a fixed order that
     /// does not depend on the processor.
     pub fn score(&self, features: &[f32]) -> f32 {
-        let logit = self.head.logit(features);
+        self.acceptability(self.head.logit(features))
+    }
+
+    /// As [`Judge::score`], from the products of the first matrix with the features, one for each
+    /// of its rows and without bias.
+    pub(crate) fn score_of(&self, products: &[f64]) -> f32 {
+        self.acceptability(self.head.logit_of(products))
+    }
+
+    fn acceptability(&self, logit: f64) -> f32 {
         let acceptable = match self.meaning {
             Meaning::Acceptable => logit,
             Meaning::Important => -logit,
@@ -322,12 +331,24 @@ impl Head {
     /// The logit of [`Judge::score`].
     pub fn logit(&self, features: &[f32]) -> f64 {
         match self {
-            Head::Linear { w, b } => dot(w, features) + f64::from(*b),
-            Head::TwoLayer { w1, b1, w2, b2 } => {
+            Head::Linear { w, .. } => self.logit_of(&[dot(w, features)]),
+            Head::TwoLayer { w1, .. } => {
                 let rows = w1.chunks(features.len().max(1));
-                let hidden = rows
+                let products: Vec<f64> = rows.map(|row| dot(row, features)).collect();
+                self.logit_of(&products)
+            }
+        }
+    }
+
+    /// The logit, from the products of the first matrix with the features.
+    fn logit_of(&self, products: &[f64]) -> f64 {
+        match self {
+            Head::Linear { b, .. } => products[0] + f64::from(*b),
+            Head::TwoLayer { b1, w2, b2, .. } => {
+                let hidden = products
+                    .iter()
                     .zip(b1)
-                    .map(|(row, &b)| gelu(dot(row, features) + f64::from(b)));
+                    .map(|(p, &b)| gelu(p + f64::from(b)));
                 let sum: f64 = hidden.zip(w2).map(|(h, &w)| h * f64::from(w)).sum();
                 sum + f64::from(*b2)
             }

@@ -158,6 +158,7 @@ pub(super) fn want(taps: &[Tap]) -> Want {
                 Tap::Layer(layer) => Some(*layer),
             })
             .collect(),
+        ..Want::default()
     }
 }
 

@@ -180,6 +180,7 @@ fn all() -> Want {
         logits: Logits::All,
         hidden: true,
         taps: Vec::new(),
+        ..Want::default()
     }
 }
 

@@ -11,6 +11,7 @@ mod driver;
 mod economy;
 mod embed;
 mod head;
+mod judge;
 mod kv;
 mod linear;
 mod pack;

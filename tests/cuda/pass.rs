@@ -25,6 +25,7 @@ fn all() -> Want {
         logits: Logits::All,
         hidden: true,
         taps: vec![1],
+        ..Want::default()
     }
 }
 

@@ -163,6 +163,7 @@ impl ModelDrafter {
             logits: Logits::All,
             hidden: growing.wants_hidden,
             taps: Vec::new(),
+            ..Want::default()
         };
         let output = self.forward.pass(team, &growing.tree, first, &want);
         let width = self.forward.model.config.vocab_size;

@@ -11,7 +11,9 @@ mod lines;
 mod simd;
 mod team;
 
-use super::sequence::{Queue, Sequence, check_context, check_pass, check_prompt, rooted};
+use super::sequence::{
+    Queue, Sequence, check_context, check_judge, check_pass, check_prompt, rooted,
+};
 use super::{
     Device, DeviceError, Logits, MemoryPlan, PassOutput, Request, Setup, Step, StepReport,
     StepTimes, Ticket, Want,
@@ -23,6 +25,7 @@ use crate::verify::{Inputs, Philox, Rows, Rule, verify};
 use drafting::{Ask, Draft, ModelDrafter};
 use forward::{Activations, Forward};
 use simd::Isa;
+use std::ops::Range;
 use std::time::Instant;
 use team::Team;
 
@@ -126,14 +129,16 @@ impl Cpu {
         let rows = rooted(sequence.tokens[sequence.tokens.len() - 1], &draft.tree);
         let want = Want {
             logits: Logits::All,
-            hidden: judge.is_some_and(|j| j.features.taps.contains(&Tap::Final)),
-            taps: judge.map_or_else(Vec::new, tapped_layers),
+            ..judge.map_or_else(Want::default, what_it_reads)
         };
         let pass = self.target.pass(&self.team, &rows, 0, &want);
         let passed = Instant::now();
 
         let scores = judge
-            .map(|judge| scores(judge, &draft, &pass, self.target.model.config.hidden_size))
+            .map(|judge| {
+                let nodes = 1..1 + draft.tree.len();
+                scores(judge, &pass, nodes, |row| draft.hidden(row - 1))
+            })
             .transpose()?;
         let verdict = verify::<f32, _>(
             &Inputs {
@@ -169,27 +174,34 @@ impl Cpu {
     }
 }
 
-fn tapped_layers(judge: &Judge) -> Vec<usize> {
+/// What a judge needs of a pass.
+fn what_it_reads(judge: &Judge) -> Want {
     let layers = judge.features.taps.iter().filter_map(|tap| match tap {
         Tap::Final => None,
         Tap::Layer(layer) => Some(*layer),
     });
-    layers.collect()
+    Want {
+        hidden: judge.features.taps.contains(&Tap::Final),
+        taps: layers.collect(),
+        ..Want::default()
+    }
 }
 
-/// The judge's acceptability of every node: one dot product a node.
-fn scores(
+/// The judge's acceptability of the tokens of some rows: one dot product a row. `drafted` is the
+/// drafter's hidden state.
+fn scores<'a>(
     judge: &Judge,
-    draft: &Draft,
     pass: &PassOutput,
-    hidden_size: usize,
+    rows: Range<usize>,
+    drafted: impl Fn(usize) -> Option<&'a [f32]>,
 ) -> Result<Vec<f32>, DeviceError> {
+    let hidden_size = judge.features.target_width;
     let mut features = Vec::new();
-    let mut scores = Vec::with_capacity(draft.tree.len());
-    for node in 0..draft.tree.len() {
+    let mut scores = Vec::with_capacity(rows.len());
+    for row in rows {
         features.clear();
         if judge.features.layout == Layout::DdDt {
-            let Some(hidden) = draft.hidden(node) else {
+            let Some(hidden) = drafted(row) else {
                 return Err(DeviceError::Judge(
                     "the judge reads the drafter's hidden states (DD-DT), and this drafter has none"
                         .to_owned(),
@@ -205,7 +217,7 @@ fn scores(
                     &found.expect("the pass was asked for this tap").1
                 }
             };
-            features.extend_from_slice(&rows[(node + 1) * hidden_size..][..hidden_size]);
+            features.extend_from_slice(&rows[row * hidden_size..][..hidden_size]);
         }
         scores.push(judge.score(&features));
     }
@@ -274,10 +286,26 @@ impl Device for Cpu {
     fn pass(&mut self, rows: &TokenTree, want: &Want) -> Result<PassOutput, DeviceError> {
         let config = &self.target.model.config;
         check_pass(rows, want, config, self.target.cache.len, self.context)?;
+        check_judge(want, &self.target.model)?;
         if rows.is_empty() {
             return Ok(PassOutput::default());
         }
-        Ok(self.target.pass(&self.team, rows, 0, want))
+        let Some(judge) = &want.judge else {
+            return Ok(self.target.pass(&self.team, rows, 0, want));
+        };
+        let read = what_it_reads(judge);
+        let more = Want {
+            hidden: want.hidden || read.hidden,
+            taps: [&want.taps[..], &read.taps].concat(),
+            ..want.clone()
+        };
+        let mut output = self.target.pass(&self.team, rows, 0, &more);
+        output.scores = scores(judge, &output, 0..rows.len(), |_| None)?;
+        output.taps.retain(|(layer, _)| want.taps.contains(layer));
+        if !want.hidden {
+            output.last_hidden.clear();
+        }
+        Ok(output)
     }
 
     fn commit(&mut self, path: &[usize]) {

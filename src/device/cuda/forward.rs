@@ -6,6 +6,7 @@
 use super::super::{DeviceError, Logits, PassOutput, Want};
 use super::attention;
 use super::driver::{Arg, Function, Gpu};
+use super::judge::{self, JudgeRoom};
 use super::layout::{
     GROUP, MAX_PATH, MAX_ROWS, Path, Rows, activation_bytes, cache_bytes, capacity,
 };
@@ -13,6 +14,7 @@ use super::linear::{Epilogue, Linear, kernel};
 use super::memory::{Buffer, Need};
 use super::plan::{Chip, Follows, GROUPS, MAX_PARTS, Plan};
 use super::weights::{Matrix, Weights};
+use crate::judge::{Judge, Tap};
 use crate::model::{Config, Model};
 use crate::tree::{self, TokenTree};
 use bytemuck::Zeroable;
@@ -192,6 +194,7 @@ pub struct Forward {
     logits: Buffer,
     best: Buffer,
     hidden: Buffer,
+    judge: JudgeRoom,
 }
 
 /// What a model with room for `positions` needs, known before anything is loaded.
@@ -199,7 +202,7 @@ pub fn need(model: &Model, positions: usize, chip: Chip) -> Need {
     let plans = Plans::choose(&model.config, chip);
     let sizes = Sizes::of(&model.config, &plans, capacity(positions));
     Need {
-        workspace: sizes.total() + Weights::staging_bytes(model),
+        workspace: sizes.total() + judge::bytes(&model.config) + Weights::staging_bytes(model),
         ..Need::of(model, positions)
     }
 }
@@ -248,6 +251,7 @@ impl Forward {
             logits: new("logits", sizes.logits)?,
             best: new("best logits", sizes.best)?,
             hidden: new("last hidden", sizes.hidden)?,
+            judge: JudgeRoom::new(gpu, c)?,
             weights,
             model,
             gpu: gpu.clone(),
@@ -293,6 +297,9 @@ impl Forward {
         if !paths.is_empty() {
             self.paths.write(0, &paths)?;
         }
+        if let Some(judge) = &want.judge {
+            self.judge.bring(judge, &model)?;
+        }
         self.embed(count)?;
         let mut parts = 1;
         let mut taps = Vec::new();
@@ -300,8 +307,11 @@ impl Forward {
             if want.taps.contains(&layer) {
                 taps.push((layer, self.x.read(0, count * c.hidden_size)?));
             }
+            if let Some(judge) = &want.judge {
+                self.judge_after(judge, layer, count)?;
+            }
             if layer < c.layers {
-                parts = self.layer(layer, count, parts)?;
+                parts = self.layer(layer, count, parts, want.judge.as_deref())?;
             }
         }
         let mut next = PassOutput {
@@ -321,8 +331,53 @@ impl Forward {
         if want.hidden {
             next.last_hidden = self.last_hidden(count, parts)?;
         }
+        if let Some(judge) = &want.judge {
+            let scales = self.final_scales(count, parts)?;
+            next.scores = self.judge.scores(judge, count, parts, &scales)?;
+        }
         output.append(next);
         Ok(())
+    }
+
+    /// The products of a judge that reads the residual stream as it is after `layer` layers.
+    fn judge_after(&self, judge: &Judge, layer: usize, rows: usize) -> Result<(), DeviceError> {
+        let c = &self.model.config;
+        for (t, &tap) in judge.features.taps.iter().enumerate() {
+            let here = match tap {
+                Tap::Final => layer == c.layers && !judge::rides(judge, tap),
+                Tap::Layer(after) => layer == after,
+            };
+            if !here {
+                continue;
+            }
+            let (weights, products) = self.judge.tap(t);
+            let args = [
+                Arg::Ptr(self.rows.address()),
+                Arg::Ptr(self.x.address()),
+                Arg::Ptr(weights),
+                Arg::Ptr(self.judge.zeros()),
+                Arg::Ptr(products),
+                Arg::I32(c.hidden_size as i32),
+            ];
+            let grid = [rows, judge.head.width(), 1];
+            // SAFETY: head.cu's parameters; the room holds MAX_ROWS rows and MAX_WIDTH units.
+            unsafe {
+                let kernel = self.functions["judge"];
+                self.gpu.launch(kernel, grid, THREADS, 0, &args)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// 1 / sqrt(mean of x^2 + eps) of every row, as the kernels compute it.
+    fn final_scales(&self, rows: usize, parts: usize) -> Result<Vec<f32>, DeviceError> {
+        let c = &self.model.config;
+        let squares: Vec<f32> = self.squares.read(0, parts * MAX_ROWS)?;
+        let scale = |row| {
+            let sum = (0..parts).fold(0f32, |sum, part| sum + squares[part * MAX_ROWS + row]);
+            1.0 / (sum / c.hidden_size as f32 + c.rms_norm_eps).sqrt()
+        };
+        Ok((0..rows).map(scale).collect())
     }
 
     fn embed(&self, rows: usize) -> Result<(), DeviceError> {
@@ -343,7 +398,13 @@ impl Forward {
     }
 
     /// One layer; the number of partial sums of squares of x before and after it.
-    fn layer(&self, index: usize, rows: usize, parts: usize) -> Result<usize, DeviceError> {
+    fn layer(
+        &self,
+        index: usize,
+        rows: usize,
+        parts: usize,
+        judge: Option<&Judge>,
+    ) -> Result<usize, DeviceError> {
         let (c, w, plans) = (&self.model.config, &self.weights.layers[index], &self.plans);
         let head_bytes = self.capacity * c.head_dim * 2;
         let of_layer = c.kv_heads * head_bytes;
@@ -409,7 +470,17 @@ impl Forward {
             ..Linear::of(&plans.gate_up, Epilogue::SwiGlu)
         };
         self.linear(&plans.gate_up, rows, scaled(gate_up, plans.o.parts()))?;
+        let mut taps = judge
+            .iter()
+            .flat_map(|j| j.features.taps.iter().enumerate());
+        let riding = taps.find(|(_, tap)| judge.is_some_and(|j| judge::rides(j, **tap)));
+        let (judge, dots) = match riding {
+            Some((t, _)) if index + 1 == c.layers => (self.judge.tap(t).0, self.judge.dots()),
+            _ => (0, 0),
+        };
         let down = Linear {
+            judge,
+            dots,
             weights: w.down.address,
             bias: w.down_bias.unwrap_or(0),
             ..Linear::of(&plans.down, Epilogue::Residual)
@@ -602,6 +673,7 @@ fn functions(
     let mut shared: HashMap<&'static str, (&str, usize)> = HashMap::from([
         ("embed", ("embed", 0)),
         ("hidden", ("head", 0)),
+        ("judge", ("head", 0)),
         ("kv_commit", ("kv", 0)),
     ]);
     for (_, plan) in plans.named() {

@@ -7,6 +7,7 @@ mod attention;
 mod driver;
 mod forward;
 mod image;
+mod judge;
 pub mod layout;
 pub mod linear;
 mod memory;
@@ -21,7 +22,9 @@ pub use forward::{Plans, chip, need};
 pub use memory::{Buffer, Need, Pinned};
 pub use weights::{LayerWeights, Matrix, Weights};
 
-use super::sequence::{Queue, Sequence, check_context, check_pass, check_prompt, rooted};
+use super::sequence::{
+    Queue, Sequence, check_context, check_judge, check_pass, check_prompt, rooted,
+};
 use super::{
     Device, DeviceError, Logits, MemoryPlan, MiB, PassOutput, Request, Setup, Step, StepReport,
     StepTimes, Ticket, Want,
@@ -209,6 +212,7 @@ impl Device for Cuda {
         }
         let config = &self.target.model.config;
         check_pass(rows, want, config, self.target.len, self.context)?;
+        check_judge(want, &self.target.model)?;
         if rows.is_empty() {
             return Ok(PassOutput::default());
         }
