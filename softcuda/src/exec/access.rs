@@ -4,7 +4,8 @@ use super::decode::PARAM_WINDOW;
 use super::lanes::{LANES, Regs, Value, each, wide};
 use super::machine::{Block, Context, close};
 use super::ops::*;
-use super::order::{Entry, Kind, Segment};
+use super::order::Met;
+use super::races::{Entry, Kind, Observation, Segment};
 use super::shared::{Wrong, wavefronts};
 use super::warp::{Copy, Fault, Warp};
 use super::{Rule, code, mma};
@@ -450,6 +451,7 @@ fn note(
             segment: warp.view.segment,
             pc: cx.pc,
             allocation: index as u32,
+            step: warp.instructions as u32,
             kind,
         };
         // what a loop repeats is noted once
@@ -458,7 +460,7 @@ fn note(
             .log
             .entries
             .get(cx.recent[slot] as usize)
-            .is_some_and(|old| *old == entry);
+            .is_some_and(|old| entry.repeats(old));
         if !same {
             cx.recent[slot] = cx.log.entries.len() as u32;
             cx.log.entries.push(entry);
@@ -481,6 +483,28 @@ fn touch(bits: &[AtomicU64], first: u64, last: u64) {
             bits[word].fetch_or(mask, Ordering::Relaxed);
         }
         at += take;
+    }
+}
+
+/// Notes what an atomic or volatile access to bytes at an address met.
+#[inline(always)]
+fn observe(
+    cx: &mut Context<'_>,
+    warp: &Warp,
+    (address, bytes): (u64, u64),
+    segment: u32,
+    met: Met,
+    idle: bool,
+) {
+    if (met.seen, met.left) != (0, 0) {
+        cx.log.observe(Observation {
+            address,
+            bytes: bytes as u32,
+            segment,
+            step: warp.instructions as u32,
+            idle,
+            met,
+        });
     }
 }
 
@@ -559,11 +583,12 @@ fn load_global(
     let mut buffer = Buffer([0; 32 * LANES]);
     if access.order != Order::Weak {
         close(cx, block, warp)?;
+        let segment = warp.view.segment;
         for lane in lanes(same) {
             let at = (address[lane] - base) as usize;
             let to = &mut buffer.0[lane * width..(lane + 1) * width];
             let read = || allocation.bytes().read(at, to);
-            cx.run.locations.access(
+            let ((), met) = cx.run.locations.access(
                 address[lane],
                 &mut warp.view,
                 access.order,
@@ -571,6 +596,7 @@ fn load_global(
                 (true, false),
                 read,
             );
+            observe(cx, warp, (address[lane], bytes), segment, met, true);
         }
         cx.yield_now = true;
     } else if let Some(start) = ranges.row(bytes) {
@@ -765,11 +791,12 @@ fn store_global(
         // in the segment before what is published with it
         let requested = bytes * u64::from(same.count_ones());
         note(cx, warp, index, &ranges, requested, What::Write, kind);
+        let segment = warp.view.segment;
         for lane in lanes(same) {
             let at = (address[lane] - base) as usize;
             let from = &buffer.0[lane * width..(lane + 1) * width];
             let write = || allocation.bytes().write(at, from);
-            cx.run.locations.access(
+            let ((), met) = cx.run.locations.access(
                 address[lane],
                 &mut warp.view,
                 access.order,
@@ -777,6 +804,7 @@ fn store_global(
                 (false, true),
                 write,
             );
+            observe(cx, warp, (address[lane], bytes), segment, met, false);
         }
     } else {
         let requested = bytes * u64::from(same.count_ones());
@@ -1269,6 +1297,7 @@ fn atomic_global(
     let kind = kind_of(Order::Relaxed, atomic.scope, true);
     let requested = bytes * u64::from(same.count_ones());
     note(cx, warp, index, &ranges, requested, What::Atomic, kind);
+    let segment = warp.view.segment;
     let mut changed = false;
     for lane in lanes(same) {
         let at = (address[lane] - allocation.base()) as usize;
@@ -1304,7 +1333,7 @@ fn atomic_global(
                 (half(old), true)
             }
         };
-        let (old, new) = cx.run.locations.access(
+        let ((old, new), met) = cx.run.locations.access(
             address[lane],
             &mut warp.view,
             atomic.order,
@@ -1312,6 +1341,7 @@ fn atomic_global(
             (true, true),
             operate,
         );
+        observe(cx, warp, (address[lane], bytes), segment, met, !new);
         changed |= new;
         keep_old(&mut warp.regs, atomic, lane, old);
     }

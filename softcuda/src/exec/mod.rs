@@ -1,6 +1,7 @@
 //! Execution: decoded kernels, warps, schedulers, checks.
 
 mod access;
+mod approx;
 mod bits;
 mod convert;
 pub(crate) mod decode;
@@ -12,6 +13,7 @@ mod machine;
 mod mma;
 mod ops;
 mod order;
+mod races;
 mod select;
 mod shared;
 mod sync;
