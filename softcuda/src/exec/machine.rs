@@ -182,8 +182,8 @@ pub(super) struct Context<'a> {
     pub progress: bool,
     pub recent: &'a mut [u32; 64],
     /// Lists and patterns kept from one access to the next.
-    pub ranges: &'a mut super::access::RangeList,
-    pub patterns: &'a mut [super::access::Pattern; 64],
+    pub ranges: &'a mut super::ranges::RangeList,
+    pub patterns: &'a mut [super::banks::Pattern; 64],
 }
 
 /// A small generator for orders (SplitMix64).
@@ -215,8 +215,8 @@ struct Worker {
     spare: Vec<Box<Block>>,
     random: Random,
     recent: Box<[u32; 64]>,
-    ranges: super::access::RangeList,
-    patterns: Box<[super::access::Pattern; 64]>,
+    ranges: super::ranges::RangeList,
+    patterns: Box<[super::banks::Pattern; 64]>,
     /// The warp that takes its turn; in its block stands what was here before.
     running: Warp,
 }
