@@ -37,7 +37,7 @@ const fn narrow(name: &'static str, bits: usize, fraction: i32, exponent: i32) -
 impl Narrow {
     /// A number between 2^-6 and 2^7, or zero: its bits in a register, and its value.
     fn any(self, random: &mut impl FnMut() -> u64) -> (u32, f64) {
-        if random() % 16 == 0 {
+        if random().is_multiple_of(16) {
             return (0, 0.0);
         }
         let negative = random() % 2;
