@@ -94,6 +94,18 @@ fn speed(c: &mut Criterion) {
     let before = "mov.u32 %s, buffer;\nmad.lo.u32 %s, %t, 4, %s;\nst.shared.b32 [%s], %t;\n";
     let body = "ld.shared.b32 %f2, [%s];\n";
     bench(c, "shared loads", &ptx(shared, before, body, keep), 1);
+    // with the commit and the wait that each needs, which do not count
+    let shared = ".reg .b32 %f<8>, %s;\n.shared .align 16 .b8 buffer[2048];";
+    let before = "mov.u32 %s, buffer;\nmad.lo.u32 %s, %t, 16, %s;\nmad.wide.u32 %a, %t, 16, %p;\n\
+                  mov.b32 %f2, 0;";
+    let body = "cp.async.cg.shared.global [%s], [%a], 16;\ncp.async.commit_group;\n\
+                cp.async.wait_group 0;\n";
+    bench(
+        c,
+        "cp.async of 16 bytes",
+        &ptx(shared, before, body, keep),
+        1,
+    );
     let mma = ".reg .b32 %f<16>;";
     let before: String = (0..16).map(|i| format!("mov.b32 %f{i}, 0;\n")).collect();
     let body = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f0, %f1, %f2, %f3}, \

@@ -231,6 +231,48 @@ fn a_missing_fence_between_blocks_is_a_race() {
     );
 }
 
+/// The kernel of `a_ticket_that_was_seen_orders_a_plain_store` with a mistake, and what is named.
+fn ticket(device: &Device, fault: &str) -> Box<Violation> {
+    let module = device.load(&nvcc::ptx("reduce", "sm_80", &[fault]));
+    let (partials, counter) = (device.empty(4 * 40), device.upload(&[0u32]));
+    device.memory.label(partials, "partials").expect("a label");
+    device.memory.label(counter, "counter").expect("a label");
+    let params = [
+        Param::Ptr(device.empty(4)),
+        Param::Ptr(partials),
+        Param::Ptr(counter),
+        Param::Ptr(device.upload(&vec![1f32; 1000])),
+        Param::U32(1000),
+    ];
+    let grid = device.grid(&module, "sum_ticket", 40, 64, &params);
+    device.run(&[grid]).expect_err("a violation")
+}
+
+/// Without the fence the ticket still orders the counter, and nothing else.
+#[test]
+fn a_ticket_without_a_fence_orders_nothing_else() {
+    every_seed(
+        |device| {
+            let violation = ticket(device, "FAULT_NO_FENCE");
+            assert!(violation.message.contains("`partials`"), "{violation}");
+            violation
+        },
+        Rule::GlobalRace,
+    );
+}
+
+#[test]
+fn a_counter_set_back_by_a_block_that_did_not_see_the_last_ticket_is_a_race() {
+    every_seed(
+        |device| {
+            let violation = ticket(device, "FAULT_EARLY_RESET");
+            assert!(violation.message.contains("`counter`"), "{violation}");
+            violation
+        },
+        Rule::GlobalRace,
+    );
+}
+
 #[test]
 fn a_missing_barrier_of_the_grid_is_a_race() {
     let ptx = nvcc::ptx("reduce", "sm_80", &["FAULT_NO_BARRIER"]);

@@ -49,6 +49,40 @@ fn the_last_block_adds_up_all_blocks() {
     }
 }
 
+/// The last block sets a counter back with a plain store, as CUDA's sample and programming guide
+/// do: the value that it saw, not a fence, orders that behind the atomics of the other blocks.
+#[test]
+fn a_ticket_that_was_seen_orders_a_plain_store() {
+    let ptx = nvcc::ptx("reduce", "sm_80", &[]);
+    let (n, blocks) = (10_000, 40u32);
+    let data = numbers(n);
+    let expected: f32 = data.iter().sum();
+    for seed in 0..100 {
+        let mut device = Device::tiny();
+        device.options.seed = seed;
+        let module = device.load(&ptx);
+        let input = device.upload(&data);
+        let out = device.empty(4);
+        let partials = device.empty(4 * u64::from(blocks));
+        let counter = device.upload(&[0u32]);
+        let params = [
+            Param::Ptr(out),
+            Param::Ptr(partials),
+            Param::Ptr(counter),
+            Param::Ptr(input),
+            Param::U32(n as u32),
+        ];
+        let grid = device.grid(&module, "sum_ticket", blocks, 64, &params);
+        // twice: the counter is back at zero
+        device.run(&[grid.clone(), grid]).expect("no violation");
+        assert_eq!(device.download::<f32>(out, 1), [expected]);
+        let grid = device.grid(&module, "sum_volatile", blocks, 64, &params[1..]);
+        device.run(&[grid.clone(), grid]).expect("no violation");
+        assert_eq!(device.download::<f32>(partials, 1), [expected]);
+        assert_eq!(device.download::<u32>(counter, 1), [0]);
+    }
+}
+
 #[test]
 fn blocks_meet_at_a_barrier_of_the_grid() {
     let ptx = nvcc::ptx("reduce", "sm_90", &[]);

@@ -373,9 +373,7 @@ fn a_broken_context_ends_with_its_device() {
     });
     if let Some(said) = ended {
         // what a broken context holds cannot be freed, and goes with it
-        let mut leaks = said.lines().filter(|line| line.contains("leak"));
-        says(leaks.next().expect("the buffer"), &["64 bytes `numbers`"]);
-        assert_eq!(leaks.next(), None, "{said}");
+        assert!(!said.contains("leak"), "{said}");
     }
 }
 

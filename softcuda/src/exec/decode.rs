@@ -1799,10 +1799,7 @@ impl Decoder<'_> {
         use Element::*;
         let known = match (a_type, b_type) {
             (F16, F16) => {
-                matches!(k, 8 | 16)
-                    && matches!(d_type, F16 | F32)
-                    && matches!(c_type, F16 | F32)
-                    && !satfinite
+                matches!(k, 8 | 16) && matches!(d_type, F16 | F32) && d_type == c_type && !satfinite
             }
             (Bf16, Bf16) => matches!(k, 8 | 16) && (d_type, c_type) == (F32, F32) && !satfinite,
             (Tf32, Tf32) => matches!(k, 4 | 8) && (d_type, c_type) == (F32, F32) && !satfinite,
@@ -1810,7 +1807,10 @@ impl Decoder<'_> {
                 if self.capability < 89 {
                     return self.error("8-bit floats in `mma` need sm_89");
                 }
-                matches!(k, 16 | 32) && (d_type, c_type) == (F32, F32) && !satfinite
+                matches!(k, 16 | 32)
+                    && matches!(d_type, F16 | F32)
+                    && d_type == c_type
+                    && !satfinite
             }
             (S8 | U8, S8 | U8) => matches!(k, 16 | 32) && (d_type, c_type) == (S32, S32),
             _ => false,

@@ -234,9 +234,9 @@ pub(crate) fn has_wide() -> bool {
 /// Runs a function compiled for this processor: `wide!(name(arguments: types) -> result: body)`
 /// defines `name`, whose body must be made of code that is always inlined.
 macro_rules! wide {
-    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $r:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $r:ty)? $body:block) => {
         $(#[$meta])*
-        fn $name($($arg: $ty),*) $(-> $r)? {
+        $vis fn $name($($arg: $ty),*) $(-> $r)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
             fn plain($($arg: $ty),*) $(-> $r)? $body

@@ -1,7 +1,8 @@
 //! Grids, blocks and the threads of the host that run them.
 
 use super::ops::*;
-use super::order::{self, Locations, Log};
+use super::order::Locations;
+use super::races::{self, Log};
 use super::shared::Shared;
 use super::sync::{self, BarrierState};
 use super::warp::{self, Fault, Stop, Wait, Warp};
@@ -181,8 +182,8 @@ pub(super) struct Context<'a> {
     pub progress: bool,
     pub recent: &'a mut [u32; 64],
     /// Lists and patterns kept from one access to the next.
-    pub ranges: &'a mut super::access::RangeList,
-    pub patterns: &'a mut [super::access::Pattern; 64],
+    pub ranges: &'a mut super::ranges::RangeList,
+    pub patterns: &'a mut [super::banks::Pattern; 64],
 }
 
 /// A small generator for orders (SplitMix64).
@@ -214,8 +215,8 @@ struct Worker {
     spare: Vec<Box<Block>>,
     random: Random,
     recent: Box<[u32; 64]>,
-    ranges: super::access::RangeList,
-    patterns: Box<[super::access::Pattern; 64]>,
+    ranges: super::ranges::RangeList,
+    patterns: Box<[super::banks::Pattern; 64]>,
     /// The warp that takes its turn; in its block stands what was here before.
     running: Warp,
 }
@@ -855,13 +856,13 @@ fn launch_with(
         counts.push(worker.counts);
         logs.push(worker.log);
     }
-    let race = order::races(&logs).map(|race| race_violation(&run, &logs, race));
+    let race = races::races(&logs).map(|race| race_violation(&run, &logs, race));
     let race = race.or_else(|| {
         if launches.iter().all(|launch| launch.transfers.is_empty()) {
             return None;
         }
         let transfers = |grid: usize| launches[grid].transfers.clone();
-        order::transfer_race(&logs, transfers).map(|found| transfer_violation(&run, &logs, found))
+        races::transfer_race(&logs, transfers).map(|found| transfer_violation(&run, &logs, found))
     });
     // a race explains a fault, a hang above all; but a fault of its own kind comes first
     match (found, race) {
@@ -882,21 +883,21 @@ fn race_with(mut race: Box<Violation>, hang: &Violation) -> Box<Violation> {
     race
 }
 
-fn race_violation(run: &Run, logs: &[Log], race: order::Race) -> Box<Violation> {
-    let segment = |(log, entry): (usize, order::Entry)| &logs[log].segments[entry.segment as usize];
+fn race_violation(run: &Run, logs: &[Log], race: races::Race) -> Box<Violation> {
+    let segment = |(log, entry): (usize, races::Entry)| &logs[log].segments[entry.segment as usize];
     let (first, second) = (segment(race.first), segment(race.second));
-    let place = |segment: &order::Segment, entry: order::Entry| {
+    let place = |segment: &races::Segment, entry: races::Entry| {
         let grid = &run.grids[segment.grid];
         let index = segment.block - grid.first_block;
         let [x, y, _] = grid.launch.grid;
         let block = [index % x, index / x % y, index / x / y];
         let line = grid.launch.kernel.code.meta[entry.pc as usize].line;
         let verb = match entry.kind {
-            order::Kind::Read => "read",
-            order::Kind::NonCoherent => "read through the non-coherent path",
-            order::Kind::Write => "written",
-            order::Kind::StrongRead | order::Kind::BlockRead => "read atomically",
-            order::Kind::StrongWrite | order::Kind::BlockWrite => "written atomically",
+            races::Kind::Read => "read",
+            races::Kind::NonCoherent => "read through the non-coherent path",
+            races::Kind::Write => "written",
+            races::Kind::StrongRead | races::Kind::BlockRead => "read atomically",
+            races::Kind::StrongWrite | races::Kind::BlockWrite => "written atomically",
         };
         (grid, block, line, verb)
     };
@@ -939,7 +940,7 @@ fn race_violation(run: &Run, logs: &[Log], race: order::Race) -> Box<Violation> 
 fn transfer_violation(
     run: &Run,
     logs: &[Log],
-    (log, entry, transfer, address): (usize, order::Entry, Transfer, u64),
+    (log, entry, transfer, address): (usize, races::Entry, Transfer, u64),
 ) -> Box<Violation> {
     let segment = &logs[log].segments[entry.segment as usize];
     let grid = &run.grids[segment.grid];

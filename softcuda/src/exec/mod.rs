@@ -1,17 +1,27 @@
 //! Execution: decoded kernels, warps, schedulers, checks.
 
 mod access;
+mod approx;
+mod atomic;
+mod banks;
 mod bits;
 mod convert;
+mod copies;
 pub(crate) mod decode;
 mod double;
+mod elements;
 mod float;
 mod flow;
+mod global;
 mod lanes;
 mod machine;
+mod matrix;
+mod mbarrier;
 mod mma;
 mod ops;
 mod order;
+mod races;
+mod ranges;
 mod select;
 mod shared;
 mod sync;

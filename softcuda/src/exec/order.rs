@@ -1,11 +1,10 @@
 //! What happens before what: vector clocks of warps, carried by barriers, fences with atomics, and
-//! waits for a predecessor; and the log of global accesses that is checked against them.
+//! waits for a predecessor. [`super::races`] checks the log of global accesses against them.
 //!
 //! A warp's clock advances whenever it may have published what it did. What it did at one value of
 //! its clock is a segment. An access is ordered before another if the warp of the other knew that
 //! clock at the time.
 
-use super::Transfer;
 use super::ops::{Order, Scope};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -182,11 +181,32 @@ impl Gathered {
     }
 }
 
-/// What writes to a location published.
+/// A place in the order of the values of a location, of which atomics make a chain: the upper half
+/// counts plain stores, each of which begins a new chain, the lower half the atomics of the chain.
+/// 0 is what was there at the start.
+pub(super) type Turn = u64;
+
+/// Whether an access that saw the value of turn `seen` saw what the write of turn `left` left, or
+/// what atomics made of it.
+pub(super) fn comes_from(seen: Turn, left: Turn) -> bool {
+    seen >= left && seen >> 32 == left >> 32
+}
+
+/// What an access by atomic or volatile instructions met at its location.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Met {
+    /// The value that was there.
+    pub seen: Turn,
+    /// The value that it left; 0 for a read.
+    pub left: Turn,
+}
+
+/// What writes to a location published, and how many there were.
 #[derive(Debug, Default)]
 struct Variable {
     device: Option<Arc<Known>>,
     blocks: HashMap<u32, Arc<Known>>,
+    turn: Turn,
 }
 
 const SHARDS: usize = 64;
@@ -195,7 +215,7 @@ const SHARDS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Locations {
     shards: Vec<Mutex<HashMap<u64, Variable>>>,
-    /// Whether anything was published yet: until then there is nothing to look up.
+    /// Whether anything was written here yet: until then there is nothing to look up.
     any: AtomicBool,
 }
 
@@ -214,7 +234,7 @@ impl Locations {
     }
 
     /// Runs the memory operation `f` on `address` for the warp of `view`: reads what is known
-    /// there if `reads`, publishes if `f` says that it wrote.
+    /// there if `reads`, publishes if `writes`. A read may be done twice.
     pub fn access<R>(
         &self,
         address: u64,
@@ -222,23 +242,30 @@ impl Locations {
         order: Order,
         scope: Scope,
         kind: (bool, bool),
-        f: impl FnOnce() -> R,
-    ) -> R {
+        mut f: impl FnMut() -> R,
+    ) -> (R, Met) {
         let (reads, writes) = kind;
         let published = if writes {
             view.release(order, scope)
         } else {
             None
         };
-        if published.is_none() && !self.any.load(Ordering::Acquire) {
-            // nothing was ever published, so an unlocked access cannot miss anything that an
-            // access under the lock would have seen
-            return f();
+        if writes {
+            if !self.any.load(Ordering::SeqCst) {
+                self.any.store(true, Ordering::SeqCst);
+            }
+        } else {
+            let result = f();
+            if !self.any.load(Ordering::SeqCst) {
+                // whoever writes says so before: this value is the first one
+                return (result, Met::default());
+            }
         }
-        self.any.store(true, Ordering::Release);
         let mut shard = self.shard(address);
         let result = f();
+        let mut met = Met::default();
         if reads && let Some(variable) = shard.get(&address) {
+            met.seen = variable.turn;
             let device = variable.device.iter().map(|k| (Scope::Device, k.clone()));
             let own = variable.blocks.get(&view.block);
             let seen: Vec<_> = device
@@ -255,10 +282,16 @@ impl Locations {
         }
         if writes {
             let variable = shard.entry(address).or_default();
-            if !reads {
+            if reads {
+                variable.turn += 1;
+            } else {
                 // a plain store ends what earlier writes had published here
-                *variable = Variable::default();
+                *variable = Variable {
+                    turn: ((variable.turn >> 32) + 1) << 32,
+                    ..Variable::default()
+                };
             }
+            met.left = variable.turn;
             if let Some((scope, known)) = published {
                 let add = |old: Option<&Arc<Known>>| match old {
                     Some(old) if !known.covers(old) => {
@@ -275,212 +308,6 @@ impl Locations {
                 variable.blocks.insert(view.block, own);
             }
         }
-        result
+        (result, met)
     }
-}
-
-/// How an access was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Read,
-    NonCoherent,
-    Write,
-    StrongRead,
-    StrongWrite,
-    /// Atomic or volatile within the block only.
-    BlockRead,
-    BlockWrite,
-}
-
-impl Kind {
-    pub fn writes(self) -> bool {
-        matches!(self, Kind::Write | Kind::StrongWrite | Kind::BlockWrite)
-    }
-    fn strong(self) -> bool {
-        !matches!(self, Kind::Read | Kind::NonCoherent | Kind::Write)
-    }
-    fn block_only(self) -> bool {
-        matches!(self, Kind::BlockRead | Kind::BlockWrite)
-    }
-}
-
-/// One access of a warp to a range of one allocation.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Entry {
-    pub address: u64,
-    pub bytes: u32,
-    pub segment: u32,
-    pub pc: u32,
-    pub allocation: u32,
-    pub kind: Kind,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Segment {
-    pub grid: usize,
-    /// Number of the block in the whole list of grids.
-    pub block: u32,
-    pub warp: u8,
-    pub clocks: Clocks,
-    pub remote: Arc<Known>,
-}
-
-/// What one worker saw.
-#[derive(Debug, Default)]
-pub(super) struct Log {
-    pub entries: Vec<Entry>,
-    pub segments: Vec<Segment>,
-}
-
-/// Two accesses that nothing orders: log and entry of each.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Race {
-    pub first: (usize, Entry),
-    pub second: (usize, Entry),
-    pub address: u64,
-    pub non_coherent: bool,
-}
-
-fn before(a: &Segment, strong: bool, b: &Segment) -> bool {
-    if b.remote.complete_below > a.grid {
-        return true;
-    }
-    // what follows a fence by an atomic is known with the atomic
-    let clock = a.clocks[a.warp as usize] - u32::from(strong);
-    if a.block == b.block {
-        return b.clocks[a.warp as usize] >= clock;
-    }
-    let known = b.remote.blocks.get(&a.block);
-    known.is_some_and(|clocks| clocks[a.warp as usize] >= clock)
-}
-
-/// Finds an access of a grid to bytes that a transfer of another stream touches, one of the two a
-/// write. Atomic and volatile accesses are left alone: flags are handed over that way.
-pub(super) fn transfer_race(
-    logs: &[Log],
-    transfers: impl Fn(usize) -> Vec<Transfer>,
-) -> Option<(usize, Entry, Transfer, u64)> {
-    let mut of_grid: HashMap<usize, Vec<Transfer>> = HashMap::new();
-    for (l, log) in logs.iter().enumerate() {
-        for entry in log
-            .entries
-            .iter()
-            .filter(|e| !e.kind.strong() || e.kind.block_only())
-        {
-            let grid = log.segments[entry.segment as usize].grid;
-            let transfers = of_grid.entry(grid).or_insert_with(|| transfers(grid));
-            let end = entry.address + u64::from(entry.bytes);
-            for transfer in transfers.iter() {
-                let start = entry.address.max(transfer.address);
-                let meets = start < end.min(transfer.address + transfer.bytes);
-                if meets && (transfer.writes || entry.kind.writes()) {
-                    return Some((l, *entry, *transfer, start));
-                }
-            }
-        }
-    }
-    None
-}
-
-/// Pages by which the log is sorted.
-const PAGE: u64 = 128;
-
-/// Finds accesses of different warps to the same bytes, at least one of them a write, that
-/// nothing orders.
-pub(super) fn races(logs: &[Log]) -> Option<Race> {
-    // writes by allocation and page
-    #[derive(Default)]
-    struct Pages {
-        first: u64,
-        lists: Vec<Vec<(u32, u32)>>,
-    }
-    let mut ranges: HashMap<u32, (u64, u64)> = HashMap::new();
-    for entry in logs.iter().flat_map(|log| &log.entries) {
-        if entry.kind.writes() {
-            let end = entry.address + u64::from(entry.bytes);
-            let range = ranges
-                .entry(entry.allocation)
-                .or_insert((entry.address, end));
-            *range = (range.0.min(entry.address), range.1.max(end));
-        }
-    }
-    if ranges.is_empty() {
-        return None;
-    }
-    let mut written: HashMap<u32, Pages> = HashMap::new();
-    for (&allocation, &(start, end)) in &ranges {
-        let first = start / PAGE;
-        let lists = vec![Vec::new(); (end.div_ceil(PAGE) - first) as usize];
-        written.insert(allocation, Pages { first, lists });
-    }
-    for (l, log) in logs.iter().enumerate() {
-        for (e, entry) in log.entries.iter().enumerate() {
-            if !entry.kind.writes() {
-                continue;
-            }
-            let Some(pages) = written.get_mut(&entry.allocation) else {
-                continue;
-            };
-            let last = entry.address + u64::from(entry.bytes) - 1;
-            for page in entry.address / PAGE..=last / PAGE {
-                pages.lists[(page - pages.first) as usize].push((l as u32, e as u32));
-            }
-        }
-    }
-    for (l, log) in logs.iter().enumerate() {
-        for entry in &log.entries {
-            let Some(pages) = written.get(&entry.allocation) else {
-                continue;
-            };
-            let end = entry.address + u64::from(entry.bytes);
-            let segment = &log.segments[entry.segment as usize];
-            for page in entry.address / PAGE..=(end - 1) / PAGE {
-                let Some(list) = page
-                    .checked_sub(pages.first)
-                    .and_then(|i| pages.lists.get(i as usize))
-                else {
-                    continue;
-                };
-                for &(m, e) in list {
-                    let other_log = &logs[m as usize];
-                    let other = &other_log.entries[e as usize];
-                    let other_end = other.address + u64::from(other.bytes);
-                    let start = entry.address.max(other.address);
-                    if start >= end.min(other_end) {
-                        continue;
-                    }
-                    let other_segment = &other_log.segments[other.segment as usize];
-                    let same_warp =
-                        segment.block == other_segment.block && segment.warp == other_segment.warp;
-                    let non_coherent = entry.kind == Kind::NonCoherent
-                        && segment.remote.complete_below <= other_segment.grid
-                        && segment.grid >= other_segment.grid;
-                    if !non_coherent {
-                        if same_warp {
-                            continue;
-                        }
-                        if entry.kind.strong() && other.kind.strong() {
-                            let apart = segment.block != other_segment.block;
-                            let narrow = entry.kind.block_only() || other.kind.block_only();
-                            if !(apart && narrow) {
-                                continue;
-                            }
-                        }
-                        if before(segment, entry.kind.strong(), other_segment)
-                            || before(other_segment, other.kind.strong(), segment)
-                        {
-                            continue;
-                        }
-                    }
-                    return Some(Race {
-                        first: (m as usize, *other),
-                        second: (l, *entry),
-                        address: start,
-                        non_coherent,
-                    });
-                }
-            }
-        }
-    }
-    None
 }

@@ -3,6 +3,7 @@
 //! Every modifier is taken by somebody; one that is left over, or an opcode or type that is not
 //! listed, stops the loading of the module.
 
+use super::approx;
 use super::bits;
 use super::double::*;
 use super::float::*;
@@ -188,7 +189,7 @@ pub(crate) fn select(mods: &mut Mods) -> Option<Selected> {
             let ty = mods.ty()?;
             mad_carry(true, ty, mods)
         }
-        "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" => special(op, mods),
+        "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" => roots(op, mods),
         "copysign" => match mods.ty()? {
             F32 => binary(
                 F32,
@@ -236,7 +237,7 @@ fn each3(a: u32, b: u32, c: u32, f: impl Fn(u16, u16, u16) -> u16) -> u32 {
 }
 
 #[inline(always)]
-fn each1(a: u32, f: impl Fn(u16) -> u16) -> u32 {
+pub(super) fn each1(a: u32, f: impl Fn(u16) -> u16) -> u32 {
     let (a0, a1) = halves(a);
     pack(f(a0), f(a1))
 }
@@ -816,8 +817,8 @@ fn div(op: &str, mods: &mut Mods) -> Option<Selected> {
         ("div", F32) => {
             let ftz_ = mods.take("ftz");
             let run = match mods.one_of(&["approx", "full", "rn", "rz", "rm", "rp"])? {
-                "approx" | "full" if ftz_ => approx2!(4, 1, |a, b| ftz(ftz(a) / ftz(b))),
-                "approx" | "full" => approx2!(4, 1, |a, b| a / b),
+                "approx" => approx::quotient(ftz_),
+                "full" => approx::full_quotient(ftz_),
                 "rn" => f32_op!(ftz_, false, |a, b| a / b),
                 "rz" => f32_directed!(Round::Rz, ftz_, false, |a, b| div_odd(a, b)),
                 "rm" => f32_directed!(Round::Rm, ftz_, false, |a, b| div_odd(a, b)),
@@ -1036,92 +1037,12 @@ fn pred2(regs: &mut Regs, slots: &Slots, mask: u32, f: impl Fn(u32, u32) -> u32)
     regs.put_pred(slots.d, f(a, b), mask);
 }
 
-// ---- approximations
-
-/// A number that depends on seed, opcode and operand bits alone.
-#[inline(always)]
-fn mix(seed: u64, op: u64, a: u32, b: u32) -> u64 {
-    let mut x = seed ^ op.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    x ^= u64::from(a) | u64::from(b) << 32;
-    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ x >> 31
-}
-
-/// `r` moved by up to `ulps` units of its last place.
-pub(crate) fn nudge(r: f32, seed: u64, op: u64, a: u32, b: u32, ulps: i64) -> f32 {
-    let magnitude = r.to_bits() & 0x7fff_ffff;
-    if seed == 0 || magnitude == 0 || magnitude >= 0x7f80_0000 {
-        return r;
-    }
-    let step = (mix(seed, op, a, b) % (2 * ulps as u64 + 1)) as i64 - ulps;
-    let moved = (i64::from(magnitude) + step).clamp(0x0080_0000, 0x7f7f_ffff);
-    if magnitude < 0x0080_0000 + ulps as u32 {
-        // denormal or next to it: the bounds are relative, leave it
-        return r;
-    }
-    f32::from_bits(r.to_bits() & 0x8000_0000 | moved as u32)
-}
-
-/// `x` rounded to nearest, or with a seed up or down.
-#[inline(always)]
-fn neighbour(x: f64, seed: u64, op: u64, a: u32) -> f32 {
-    let near = canon(x as f32);
-    if seed == 0 || !near.is_normal() {
-        return near;
-    }
-    let (down, up) = match f64::from(near) {
-        n if n > x => (near.next_down(), near),
-        n if n < x => (near, near.next_up()),
-        _ => return near,
-    };
-    if mix(seed, op, a, 0) & 1 == 0 {
-        down
-    } else {
-        up
-    }
-}
-
-macro_rules! approx1 {
-    ($op:expr, $ulps:expr, |$a:ident| $e:expr) => {
-        lanes!(@ |regs, slots, mask| {
-            let seed = regs.approx;
-            map1::<f32, f32>(regs, slots, mask, |$a: f32| {
-                let bits = $a.to_bits();
-                nudge(canon($e), seed, $op, bits, 0, $ulps)
-            })
-        })
-    };
-}
-
-macro_rules! approx2 {
-    ($op:expr, $ulps:expr, |$a:ident, $b:ident| $e:expr) => {
-        lanes!(@ |regs, slots, mask| {
-            let seed = regs.approx;
-            map2::<f32, f32, f32>(regs, slots, mask, |$a: f32, $b: f32| {
-                let (x, y) = ($a.to_bits(), $b.to_bits());
-                nudge(canon($e), seed, $op, x, y, $ulps)
-            })
-        })
-    };
-}
-pub(crate) use approx2;
-
-fn special(op: &str, mods: &mut Mods) -> Option<Selected> {
+/// Reciprocals and square roots that round; the approximate ones are in [`super::approx`].
+fn roots(op: &str, mods: &mut Mods) -> Option<Selected> {
     let ty = mods.ty()?;
     let ftz_ = mods.take("ftz");
-    let approx = mods.take("approx");
-    macro_rules! by_ftz {
-        ($n:expr, $ulps:expr, |$a:ident| $e:expr) => {
-            if ftz_ {
-                approx1!($n, $ulps, |$a| {
-                    let $a = ftz($a);
-                    ftz($e)
-                })
-            } else {
-                approx1!($n, $ulps, |$a| $e)
-            }
-        };
+    if mods.take("approx") {
+        return approx::unary(op, ty, ftz_);
     }
     macro_rules! rounded {
         ($e:expr) => {
@@ -1134,82 +1055,23 @@ fn special(op: &str, mods: &mut Mods) -> Option<Selected> {
             }
         };
     }
-    // bounds of one unit of the last place: one of the two neighbours of the exact result
-    macro_rules! either {
-        ($n:expr, |$a:ident| $e:expr) => {
-            if ftz_ {
-                lanes!(@ |regs, slots, mask| {
-                    let seed = regs.approx;
-                    map1::<f32, f32>(regs, slots, mask, |$a: f32| {
-                        let bits = $a.to_bits();
-                        let $a = ftz($a);
-                        ftz(neighbour($e, seed, $n, bits))
-                    })
-                })
-            } else {
-                lanes!(@ |regs, slots, mask| {
-                    let seed = regs.approx;
-                    map1::<f32, f32>(regs, slots, mask, |$a: f32| {
-                        let bits = $a.to_bits();
-                        neighbour($e, seed, $n, bits)
-                    })
-                })
-            }
-        };
-    }
-    // the others in double precision and rounded: closer than any bound of the manual
-    let run = match (op, ty, approx) {
-        ("rcp", F32, true) => either!(10, |a| 1.0 / f64::from(a)),
-        ("rcp", F32, false) => rounded!(|a| div_odd(1.0, a)),
-        ("rcp", F64, false) => match mods.round()? {
+    let run = match (op, ty) {
+        ("rcp", F32) => rounded!(|a| div_odd(1.0, a)),
+        ("sqrt", F32) => rounded!(sqrt_odd),
+        ("rcp", F64) if !ftz_ => match mods.round()? {
             Round::Rn => lanes!(f64: |a| 1.0 / a),
             Round::Rz => lanes!(f64: |a| div64(1.0, a, Round::Rz)),
             Round::Rm => lanes!(f64: |a| div64(1.0, a, Round::Rm)),
             Round::Rp => lanes!(f64: |a| div64(1.0, a, Round::Rp)),
             Round::Rna => return None,
         },
-        ("rcp", F64, true) if ftz_ => lanes!(f64: |a| gross(a, |a| 1.0 / a)),
-        ("rsqrt", F64, true) if ftz_ => lanes!(f64: |a| gross(a, |a| 1.0 / a.sqrt())),
-        ("rsqrt", F64, true) => lanes!(f64: |a| 1.0 / a.sqrt()),
-        ("sqrt", F32, true) => either!(11, |a| f64::from(a).sqrt()),
-        ("sqrt", F32, false) => rounded!(sqrt_odd),
-        ("sqrt", F64, false) => match mods.round()? {
+        ("sqrt", F64) if !ftz_ => match mods.round()? {
             Round::Rn => lanes!(f64: |a| a.sqrt()),
             Round::Rz => lanes!(f64: |a| sqrt64(a, Round::Rz)),
             Round::Rm => lanes!(f64: |a| sqrt64(a, Round::Rm)),
             Round::Rp => lanes!(f64: |a| sqrt64(a, Round::Rp)),
             Round::Rna => return None,
         },
-        ("rsqrt", F32, true) => either!(12, |a| 1.0 / f64::from(a).sqrt()),
-        ("sin", F32, true) => by_ftz!(13, 1, |a| f64::from(a).sin() as f32),
-        ("cos", F32, true) => by_ftz!(14, 1, |a| f64::from(a).cos() as f32),
-        ("lg2", F32, true) => by_ftz!(15, 1, |a| f64::from(a).log2() as f32),
-        ("ex2", F32, true) => by_ftz!(16, 1, |a| f64::from(a).exp2() as f32),
-        ("tanh", F32, true) => by_ftz!(17, 4000, |a| f64::from(a).tanh() as f32),
-        ("ex2" | "tanh", F16, true) if !ftz_ && op == "ex2" => {
-            lanes!(u16: |a| f32_to_f16(f64::from(f16_to_f32(a)).exp2() as f32))
-        }
-        ("ex2", F16x2, true) if !ftz_ => {
-            lanes!(u32: |a| each1(a, |a| f32_to_f16(f64::from(f16_to_f32(a)).exp2() as f32)))
-        }
-        ("ex2", Bf16, true) if ftz_ => {
-            lanes!(u16: |a| f32_to_bf16(ftz(f64::from(ftz(bf16_to_f32(a))).exp2() as f32)))
-        }
-        ("ex2", Bf16x2, true) if ftz_ => lanes!(u32: |a| each1(a, |a| f32_to_bf16(ftz(
-            f64::from(ftz(bf16_to_f32(a))).exp2() as f32
-        )))),
-        ("tanh", F16, true) if !ftz_ => {
-            lanes!(u16: |a| f32_to_f16(f64::from(f16_to_f32(a)).tanh() as f32))
-        }
-        ("tanh", F16x2, true) if !ftz_ => {
-            lanes!(u32: |a| each1(a, |a| f32_to_f16(f64::from(f16_to_f32(a)).tanh() as f32)))
-        }
-        ("tanh", Bf16, true) if !ftz_ => {
-            lanes!(u16: |a| f32_to_bf16(f64::from(bf16_to_f32(a)).tanh() as f32))
-        }
-        ("tanh", Bf16x2, true) if !ftz_ => {
-            lanes!(u32: |a| each1(a, |a| f32_to_bf16(f64::from(bf16_to_f32(a)).tanh() as f32)))
-        }
         _ => return None,
     };
     let mut selected = unary(ty, run)?;

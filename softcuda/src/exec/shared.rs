@@ -175,6 +175,11 @@ impl Shared {
         self.data.len() as u32
     }
 
+    /// Whether a range lies in the memory of the block.
+    pub fn holds(&self, at: u64, len: u32) -> bool {
+        self.inside(at, len).is_ok()
+    }
+
     #[inline(always)]
     fn inside(&self, at: u64, len: u32) -> Result<u32, Wrong> {
         if at < u64::from(SHARED_START) || at + u64::from(len) > u64::from(self.end()) {
@@ -367,51 +372,4 @@ impl Shared {
     pub fn clear(&mut self) {
         self.forget(&[u32::MAX; WARPS]);
     }
-}
-
-/// Passes that a warp's access takes: lanes go in groups of 128 bytes, and each pass serves one
-/// word of each of the 32 banks. Gives passes, and passes beyond one for each group.
-pub(super) fn wavefronts(addresses: &[u64; 32], mask: u32, bytes: u32) -> (u32, u32) {
-    let lanes = match bytes {
-        0..=4 => 32,
-        8 => 16,
-        16 => 8,
-        _ => 4,
-    };
-    let words = bytes.div_ceil(4);
-    let (mut passes, mut groups) = (0, 0);
-    for start in (0..32).step_by(lanes) {
-        let group = (mask >> start) as u64 & ((1u64 << lanes) - 1);
-        if group == 0 {
-            continue;
-        }
-        groups += 1;
-        // words of each bank that differ
-        let mut first = [u64::MAX; 32];
-        let mut more: Vec<(u8, u64)> = Vec::new();
-        let mut depth = [0u8; 32];
-        let mut most = 1;
-        for lane in 0..lanes {
-            if group >> lane & 1 == 0 {
-                continue;
-            }
-            let word = addresses[start + lane] / 4;
-            for word in word..word + u64::from(words) {
-                let bank = (word % 32) as usize;
-                if first[bank] == word {
-                    continue;
-                }
-                if first[bank] == u64::MAX {
-                    first[bank] = word;
-                    depth[bank] = 1;
-                } else if !more.contains(&(bank as u8, word)) {
-                    more.push((bank as u8, word));
-                    depth[bank] += 1;
-                    most = most.max(depth[bank]);
-                }
-            }
-        }
-        passes += u32::from(most);
-    }
-    (passes, passes - groups)
 }

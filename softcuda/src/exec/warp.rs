@@ -76,7 +76,8 @@ struct Join {
 /// A copy that a lane began.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Copy {
-    pub lane: u8,
+    /// Whose it is: neighbours in the order of lanes, of equal parts.
+    pub lanes: u32,
     pub group: u32,
     pub at: u32,
     pub bytes: u32,

@@ -54,6 +54,64 @@ extern "C" __global__ void sum_last_block(float* out, float* partials, unsigned*
     }
 }
 
+// The same as CUDA's sample threadFenceReduction has it: every thread fences, thread 0 takes a ticket
+// after that, and the last block sets the counter back with a plain store, which no fence orders
+// behind the atomics of the others: the ticket that it saw does. out[0] = sum of in[n].
+extern "C" __global__ void sum_ticket(float* out, float* partials, unsigned* counter,
+                                      const float* in, int n) {
+    __shared__ float scratch[32];
+    __shared__ bool last;
+    float v = 0;
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) v += in[i];
+    v = block_sum(v, scratch);
+    if (threadIdx.x == 0) partials[blockIdx.x] = v;
+#ifndef FAULT_NO_FENCE
+    __threadfence();
+#endif
+    __syncthreads();
+#ifdef FAULT_EARLY_RESET
+    if (blockIdx.x == 0 && threadIdx.x == 0) *counter = 0;
+#endif
+    if (threadIdx.x == 0) {
+        last = atomicInc(counter, gridDim.x) == gridDim.x - 1;
+        __threadfence();  // which the sample leaves out: nothing else orders the reads below
+    }
+    __syncthreads();
+    if (last) {
+        float sum = 0;
+        for (int b = threadIdx.x; b < gridDim.x; b += blockDim.x) sum += partials[b];
+        sum = block_sum(sum, scratch);
+        if (threadIdx.x == 32) {
+            out[0] = sum;
+            *counter = 0;
+        }
+    }
+}
+
+// And as the programming guide has it: partial sums are volatile, and nobody fences behind the ticket.
+extern "C" __global__ void sum_volatile(volatile float* result, unsigned* counter, const float* in, int n) {
+    __shared__ float scratch[32];
+    __shared__ bool last;
+    float v = 0;
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) v += in[i];
+    v = block_sum(v, scratch);
+    if (threadIdx.x == 0) {
+        result[blockIdx.x] = v;
+        __threadfence();
+        last = atomicInc(counter, gridDim.x) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (last) {
+        float sum = 0;
+        for (int b = threadIdx.x; b < gridDim.x; b += blockDim.x) sum += result[b];
+        sum = block_sum(sum, scratch);
+        if (threadIdx.x == 0) {
+            result[0] = sum;
+            *counter = 0;
+        }
+    }
+}
+
 // A barrier of the grid: one counter that only grows.
 __device__ void grid_barrier(unsigned* counter, unsigned goal) {
     __syncthreads();

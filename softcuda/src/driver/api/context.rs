@@ -19,7 +19,7 @@ fn device_zero(device: i32) -> Result {
 }
 
 /// Ends a context: its work is done first, then all that it owns is gone. What was not freed
-/// counts as leaked.
+/// counts as leaked, unless an error had broken the context.
 fn destroy(mut state: Guard, context: Handle) -> Result {
     state.contexts.get(context)?;
     state.no_capture_in(context)?;

@@ -127,11 +127,15 @@ impl State {
         Ok(())
     }
 
-    /// Says of an allocation that it was never freed.
+    /// Says of an allocation that it was never freed, if it could have been: where an error broke
+    /// the context every call returns that error, and memory goes with the context.
     pub fn note_leak(&mut self, address: u64) {
         let Some(block) = self.blocks.get(&address) else {
             return;
         };
+        if self.whole(block.context).is_err() {
+            return;
+        }
         let what = match block.kind {
             BlockKind::Device => "cuMemAlloc",
             BlockKind::Pool(_) => "cuMemAllocAsync",

@@ -1,0 +1,346 @@
+//! The log of global accesses, and what is unordered in it by the clocks of [`super::order`].
+//!
+//! Beside what synchronisation orders, the memory model of PTX orders a write before whatever
+//! follows an access that saw its value, or what atomics made of that value ("causality order": an
+//! observation, then base causality). That is how the last block to count itself in may set the
+//! counter back with a plain store, though no fence orders the atomics of the others before it.
+
+use super::Transfer;
+use super::order::{Clocks, Known, Met, comes_from};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// How an access was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Read,
+    NonCoherent,
+    Write,
+    StrongRead,
+    StrongWrite,
+    /// Atomic or volatile within the block only.
+    BlockRead,
+    BlockWrite,
+}
+
+impl Kind {
+    pub fn writes(self) -> bool {
+        matches!(self, Kind::Write | Kind::StrongWrite | Kind::BlockWrite)
+    }
+    fn strong(self) -> bool {
+        !matches!(self, Kind::Read | Kind::NonCoherent | Kind::Write)
+    }
+    fn block_only(self) -> bool {
+        matches!(self, Kind::BlockRead | Kind::BlockWrite)
+    }
+}
+
+/// One access of a warp to a range of one allocation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Entry {
+    pub address: u64,
+    pub bytes: u32,
+    pub segment: u32,
+    pub pc: u32,
+    pub allocation: u32,
+    /// Instructions of the warp until then, of the first of several that are alike.
+    pub step: u32,
+    pub kind: Kind,
+}
+
+impl Entry {
+    /// Whether the two differ in nothing but their steps.
+    #[inline(always)]
+    pub fn repeats(&self, first: &Entry) -> bool {
+        *self
+            == Entry {
+                step: self.step,
+                ..*first
+            }
+    }
+}
+
+/// What an atomic or volatile access met at a location.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Observation {
+    pub address: u64,
+    pub bytes: u32,
+    pub segment: u32,
+    pub step: u32,
+    /// It changed nothing, as one that polls.
+    pub idle: bool,
+    pub met: Met,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Segment {
+    pub grid: usize,
+    /// Number of the block in the whole list of grids.
+    pub block: u32,
+    pub warp: u8,
+    pub clocks: Clocks,
+    pub remote: Arc<Known>,
+}
+
+/// What one worker saw.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    pub entries: Vec<Entry>,
+    pub segments: Vec<Segment>,
+    observations: Vec<Observation>,
+    /// Where the last observation of some locations and segments is.
+    recent: Vec<u32>,
+}
+
+impl Log {
+    /// Notes what an access met. Polling leaves one note, not one for each turn.
+    pub fn observe(&mut self, observation: Observation) {
+        const RECENT: usize = 64;
+        self.recent.resize(RECENT, u32::MAX);
+        let Observation {
+            address, segment, ..
+        } = observation;
+        let slot = (address / 4 ^ u64::from(segment).wrapping_mul(0x9e37)) as usize % RECENT;
+        let old = self.observations.get_mut(self.recent[slot] as usize);
+        if let Some(old) = old
+            && (old.address, old.segment) == (address, segment)
+            && (old.idle && observation.idle)
+        {
+            let read = (old.met.left, observation.met.left) == (0, 0);
+            if !read {
+                // an atomic that changed nothing took its turn all the same
+                *old = observation;
+                return;
+            }
+            if old.met.seen == observation.met.seen {
+                return;
+            }
+        }
+        self.recent[slot] = self.observations.len() as u32;
+        self.observations.push(observation);
+    }
+}
+
+/// Two accesses that nothing orders: log and entry of each.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Race {
+    pub first: (usize, Entry),
+    pub second: (usize, Entry),
+    pub address: u64,
+    pub non_coherent: bool,
+}
+
+fn before(a: &Segment, strong: bool, b: &Segment) -> bool {
+    if b.remote.complete_below > a.grid {
+        return true;
+    }
+    // what follows a fence by an atomic is known with the atomic
+    let clock = a.clocks[a.warp as usize] - u32::from(strong);
+    if a.block == b.block {
+        return b.clocks[a.warp as usize] >= clock;
+    }
+    let known = b.remote.blocks.get(&a.block);
+    known.is_some_and(|clocks| clocks[a.warp as usize] >= clock)
+}
+
+/// Observations of all logs, by their locations.
+struct Observed<'a> {
+    logs: &'a [Log],
+    by_address: BTreeMap<u64, Vec<(usize, &'a Observation)>>,
+}
+
+impl Observed<'_> {
+    fn new(logs: &[Log]) -> Observed<'_> {
+        let mut by_address: BTreeMap<u64, Vec<_>> = BTreeMap::new();
+        for (l, log) in logs.iter().enumerate() {
+            for observation in &log.observations {
+                let list = by_address.entry(observation.address).or_default();
+                list.push((l, observation));
+            }
+        }
+        Observed { logs, by_address }
+    }
+
+    /// Whether all bytes that both touch of what `write` wrote by atomics or volatile stores were
+    /// seen by accesses that come before `other`.
+    fn before(&self, write: (usize, &Entry), other: (usize, &Entry)) -> bool {
+        let start = write.1.address.max(other.1.address);
+        let end = (write.1.address + u64::from(write.1.bytes))
+            .min(other.1.address + u64::from(other.1.bytes));
+        let mut at = start;
+        // a location is of at most 32 bytes
+        for (&address, list) in self.by_address.range(start.saturating_sub(31)..end) {
+            let own = |o: &&(usize, &Observation)| {
+                (o.0, o.1.segment) == (write.0, write.1.segment) && o.1.met.left != 0
+            };
+            // the last of them
+            let Some(&(_, last)) = list.iter().filter(own).max_by_key(|o| o.1.met.left) else {
+                continue;
+            };
+            let seen = list.iter().any(|&(log, o)| {
+                comes_from(o.met.seen, last.met.left) && self.precedes((log, o), other)
+            });
+            if address > at || !seen {
+                return false;
+            }
+            at = at.max(address + u64::from(last.bytes));
+        }
+        at >= end
+    }
+
+    /// Whether an access comes before another by base causality.
+    fn precedes(
+        &self,
+        (log, o): (usize, &Observation),
+        (other_log, entry): (usize, &Entry),
+    ) -> bool {
+        let a = &self.logs[log].segments[o.segment as usize];
+        let b = &self.logs[other_log].segments[entry.segment as usize];
+        if (a.block, a.warp) == (b.block, b.warp) {
+            o.step < entry.step
+        } else {
+            before(a, false, b)
+        }
+    }
+}
+
+/// Finds an access of a grid to bytes that a transfer of another stream touches, one of the two a
+/// write. Atomic and volatile accesses are left alone: flags are handed over that way.
+pub(super) fn transfer_race(
+    logs: &[Log],
+    transfers: impl Fn(usize) -> Vec<Transfer>,
+) -> Option<(usize, Entry, Transfer, u64)> {
+    let mut of_grid: HashMap<usize, Vec<Transfer>> = HashMap::new();
+    for (l, log) in logs.iter().enumerate() {
+        for entry in log
+            .entries
+            .iter()
+            .filter(|e| !e.kind.strong() || e.kind.block_only())
+        {
+            let grid = log.segments[entry.segment as usize].grid;
+            let transfers = of_grid.entry(grid).or_insert_with(|| transfers(grid));
+            let end = entry.address + u64::from(entry.bytes);
+            for transfer in transfers.iter() {
+                let start = entry.address.max(transfer.address);
+                let meets = start < end.min(transfer.address + transfer.bytes);
+                if meets && (transfer.writes || entry.kind.writes()) {
+                    return Some((l, *entry, *transfer, start));
+                }
+            }
+        }
+    }
+    None
+}
+
+/// Pages by which the log is sorted.
+const PAGE: u64 = 128;
+
+/// Finds accesses of different warps to the same bytes, at least one of them a write, that
+/// nothing orders.
+pub(super) fn races(logs: &[Log]) -> Option<Race> {
+    // writes by allocation and page
+    #[derive(Default)]
+    struct Pages {
+        first: u64,
+        lists: Vec<Vec<(u32, u32)>>,
+    }
+    let mut ranges: HashMap<u32, (u64, u64)> = HashMap::new();
+    for entry in logs.iter().flat_map(|log| &log.entries) {
+        if entry.kind.writes() {
+            let end = entry.address + u64::from(entry.bytes);
+            let range = ranges
+                .entry(entry.allocation)
+                .or_insert((entry.address, end));
+            *range = (range.0.min(entry.address), range.1.max(end));
+        }
+    }
+    if ranges.is_empty() {
+        return None;
+    }
+    let mut written: HashMap<u32, Pages> = HashMap::new();
+    for (&allocation, &(start, end)) in &ranges {
+        let first = start / PAGE;
+        let lists = vec![Vec::new(); (end.div_ceil(PAGE) - first) as usize];
+        written.insert(allocation, Pages { first, lists });
+    }
+    for (l, log) in logs.iter().enumerate() {
+        for (e, entry) in log.entries.iter().enumerate() {
+            if !entry.kind.writes() {
+                continue;
+            }
+            let Some(pages) = written.get_mut(&entry.allocation) else {
+                continue;
+            };
+            let last = entry.address + u64::from(entry.bytes) - 1;
+            for page in entry.address / PAGE..=last / PAGE {
+                pages.lists[(page - pages.first) as usize].push((l as u32, e as u32));
+            }
+        }
+    }
+    let mut observed = None;
+    for (l, log) in logs.iter().enumerate() {
+        for entry in &log.entries {
+            let Some(pages) = written.get(&entry.allocation) else {
+                continue;
+            };
+            let end = entry.address + u64::from(entry.bytes);
+            let segment = &log.segments[entry.segment as usize];
+            for page in entry.address / PAGE..=(end - 1) / PAGE {
+                let Some(list) = page
+                    .checked_sub(pages.first)
+                    .and_then(|i| pages.lists.get(i as usize))
+                else {
+                    continue;
+                };
+                for &(m, e) in list {
+                    let other_log = &logs[m as usize];
+                    let other = &other_log.entries[e as usize];
+                    let other_end = other.address + u64::from(other.bytes);
+                    let start = entry.address.max(other.address);
+                    if start >= end.min(other_end) {
+                        continue;
+                    }
+                    let other_segment = &other_log.segments[other.segment as usize];
+                    let same_warp =
+                        segment.block == other_segment.block && segment.warp == other_segment.warp;
+                    let non_coherent = entry.kind == Kind::NonCoherent
+                        && segment.remote.complete_below <= other_segment.grid
+                        && segment.grid >= other_segment.grid;
+                    if !non_coherent {
+                        if same_warp {
+                            continue;
+                        }
+                        if entry.kind.strong() && other.kind.strong() {
+                            let apart = segment.block != other_segment.block;
+                            let narrow = entry.kind.block_only() || other.kind.block_only();
+                            if !(apart && narrow) {
+                                continue;
+                            }
+                        }
+                        if before(segment, entry.kind.strong(), other_segment)
+                            || before(other_segment, other.kind.strong(), segment)
+                        {
+                            continue;
+                        }
+                        // the list is of writes: one of the two is a strong one, or none
+                        let (entry, other) = ((l, entry), (m as usize, other));
+                        let observed = observed.get_or_insert_with(|| Observed::new(logs));
+                        let strong = |e: &Entry| e.kind.strong() && e.kind.writes();
+                        if strong(entry.1) && observed.before(entry, other)
+                            || strong(other.1) && observed.before(other, entry)
+                        {
+                            continue;
+                        }
+                    }
+                    return Some(Race {
+                        first: (m as usize, *other),
+                        second: (l, *entry),
+                        address: start,
+                        non_coherent,
+                    });
+                }
+            }
+        }
+    }
+    None
+}
