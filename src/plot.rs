@@ -19,7 +19,9 @@ use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 
 /// Width and height of one plot in pixels.
-const SIZE: (u32, u32) = (640, 480);
+const SIZE: (u32, u32) = (720, 480);
+/// Height of a legend's line.
+const LEGEND_LINE: i32 = 22;
 /// Okabe and Ito's colours without yellow: told apart by colour-blind readers too.
 pub(crate) const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
@@ -44,7 +46,9 @@ pub struct Plot {
     pub x_range: Option<(f64, f64)>,
     /// The same of the vertical axis.
     pub y_range: Option<(f64, f64)>,
-    /// Drawn in order, each in a colour of its own (after seven they repeat).
+    /// Names of the places 0, 1, 2, ... on the horizontal axis, which then has no numbers.
+    pub x_names: Vec<String>,
+    /// Drawn in order, each in a colour of its own (after seven they repeat, with open marks).
     pub series: Vec<Series>,
 }
 
@@ -151,24 +155,51 @@ fn draw(area: &Area, plot: &Plot) -> Result<(), Box<dyn std::error::Error>> {
         [p.y, low, high]
     };
     let given = |range: Option<(f64, f64)>| range.filter(|(low, high)| low < high);
-    let x = given(plot.x_range).unwrap_or_else(|| spread(points().map(|p| p.x)));
+    let x = match plot.x_names.len() {
+        0 => given(plot.x_range).unwrap_or_else(|| spread(points().map(|p| p.x))),
+        places => (-0.5, places as f64 - 0.5),
+    };
     let y = given(plot.y_range).unwrap_or_else(|| spread(points().flat_map(ends)));
-    let mut chart = ChartBuilder::on(area)
+    // the legend stands beside the axes: between them it would hide something
+    let (width, _) = area.dim_in_pixel();
+    let longest = plot.series.iter().map(|s| s.name.chars().count()).max();
+    let legend = match longest.unwrap_or(0) {
+        0 => 0,
+        longest => 48 + 8 * longest as u32,
+    };
+    let (axes, beside) = area.split_horizontally(width.saturating_sub(legend));
+    let mut chart = ChartBuilder::on(&axes)
         .caption(&plot.title, ("sans-serif", 20))
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(60)
         .build_cartesian_2d(x.0..x.1, y.0..y.1)?;
-    chart
-        .configure_mesh()
-        .x_desc(&plot.x)
+    let name = |x: &f64| {
+        let place = x.round();
+        let named = (x - place).abs() < 1e-6 && place >= 0.0;
+        let name = plot.x_names.get(place as usize).filter(|_| named);
+        name.cloned().unwrap_or_default()
+    };
+    let mut mesh = chart.configure_mesh();
+    mesh.x_desc(&plot.x)
         .y_desc(&plot.y)
         .axis_desc_style(("sans-serif", 16))
         .label_style(("sans-serif", 14))
         .light_line_style(TRANSPARENT)
-        .bold_line_style(BLACK.mix(0.12))
-        .draw()?;
-    for (series, &colour) in plot.series.iter().zip(COLOURS.iter().cycle()) {
+        .bold_line_style(BLACK.mix(0.12));
+    if !plot.x_names.is_empty() {
+        mesh.x_labels(plot.x_names.len() + 1)
+            .x_label_formatter(&name)
+            .disable_x_mesh();
+    }
+    mesh.draw()?;
+    let mut place_in_legend = 24;
+    for (number, series) in plot.series.iter().enumerate() {
+        let colour = COLOURS[number % COLOURS.len()];
+        let mark = match number < COLOURS.len() {
+            true => colour.filled(),
+            false => colour.stroke_width(2),
+        };
         let style = colour.stroke_width(2);
         let points: Vec<&Point> = series.points.iter().filter(finite).collect();
         let joined: Vec<(f64, f64)> = points.iter().map(|p| (p.x, p.y)).collect();
@@ -188,61 +219,25 @@ fn draw(area: &Area, plot: &Plot) -> Result<(), Box<dyn std::error::Error>> {
         });
         chart.draw_series(bars)?;
         if series.marks {
-            let mark = |&at: &(f64, f64)| Circle::new(at, 3, colour.filled());
-            chart.draw_series(joined.iter().map(mark))?;
+            chart.draw_series(joined.iter().map(|&at| Circle::new(at, 3, mark)))?;
         }
         if !series.name.is_empty() {
-            let line = series.line;
-            chart
-                .draw_series(std::iter::empty::<Circle<(f64, f64), i32>>())?
-                .label(&series.name)
-                .legend(move |(x, y)| {
-                    let ends = [(x, y), (x + 22, y)];
-                    match line {
-                        Line::None => Circle::new((x + 11, y), 3, colour.filled()).into_dyn(),
-                        Line::Solid => PathElement::new(ends, style).into_dyn(),
-                        Line::Dashed => DashedPathElement::new(ends, 6, 5, style).into_dyn(),
-                    }
-                });
+            let at = place_in_legend + LEGEND_LINE / 2;
+            let ends = [(4, at), (30, at)];
+            match series.line {
+                Line::None => {}
+                Line::Solid => beside.draw(&PathElement::new(ends, style))?,
+                Line::Dashed => beside.draw(&DashedPathElement::new(ends, 6, 5, style))?,
+            }
+            if series.marks {
+                beside.draw(&Circle::new((17, at), 3, mark))?;
+            }
+            let text = ("sans-serif", 14).into_font();
+            beside.draw(&Text::new(series.name.clone(), (36, at - 7), text))?;
+            place_in_legend += LEGEND_LINE;
         }
-    }
-    if plot.series.iter().any(|s| !s.name.is_empty()) {
-        chart
-            .configure_series_labels()
-            .position(emptiest_corner(points(), x, y))
-            .legend_area_size(30)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .label_font(("sans-serif", 14))
-            .draw()?;
     }
     Ok(())
-}
-
-/// Where a legend hides the fewest points.
-fn emptiest_corner<'a>(
-    points: impl Iterator<Item = &'a Point>,
-    x: (f64, f64),
-    y: (f64, f64),
-) -> SeriesLabelPosition {
-    let mut corners = [
-        (0, SeriesLabelPosition::LowerRight),
-        (0, SeriesLabelPosition::LowerLeft),
-        (0, SeriesLabelPosition::UpperRight),
-        (0, SeriesLabelPosition::UpperLeft),
-    ];
-    for p in points {
-        let left = p.x < (x.0 + x.1) / 2.0;
-        let upper = p.y >= (y.0 + y.1) / 2.0;
-        corners[usize::from(left) + 2 * usize::from(upper)].0 += 1;
-    }
-    let [mut best, rest @ ..] = corners;
-    for corner in rest {
-        if corner.0 < best.0 {
-            best = corner;
-        }
-    }
-    best.1
 }
 
 /// From the smallest value to the largest with a little air; an axis has a length even
@@ -303,8 +298,8 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected}: {text}");
         }
-        // a mark a point, and the ring that plotters gives each error bar
-        assert_eq!(text.matches("<circle").count(), 3 + 3);
+        // a mark a point and one in the legend, and the ring that plotters gives each error bar
+        assert_eq!(text.matches("<circle").count(), 3 + 1 + 3);
         let bars = |plot: &Plot| {
             svg(std::slice::from_ref(plot))
                 .unwrap()
@@ -319,18 +314,53 @@ mod tests {
         assert_eq!(bars(&one), bars(&bare) + 3 * 3);
         // the same data, the same picture; two plots are wider than one
         assert_eq!(text, svg(std::slice::from_ref(&one)).unwrap());
-        assert!(svg(&[one.clone(), one]).unwrap().contains("width=\"1280\""));
+        assert!(svg(&[one.clone(), one]).unwrap().contains("width=\"1440\""));
     }
 
     #[test]
     fn values_without_a_range_are_drawn_all_the_same() {
         let one = plot(vec![Series::marked("judge", measured(&[(2.0, 0.0)]))]);
-        assert_eq!(svg(&[one]).unwrap().matches("<circle").count(), 2);
+        assert_eq!(svg(&[one]).unwrap().matches("<circle").count(), 3);
         let none = plot(vec![Series::line("nothing", [])]);
         assert!(svg(&[none]).unwrap().contains("nothing"));
         let odd = [(f64::NAN, 1.0), (1.0, f64::INFINITY), (1.0, 2.0)];
         let odd = plot(vec![Series::marked("odd", measured(&odd))]);
-        assert_eq!(svg(&[odd]).unwrap().matches("<circle").count(), 2);
+        assert_eq!(svg(&[odd]).unwrap().matches("<circle").count(), 3);
         assert!(svg(&[]).unwrap().contains("</svg>"));
+    }
+
+    #[test]
+    fn places_have_names_in_place_of_numbers() {
+        let mut one = plot(vec![Series::marked(
+            "judge",
+            measured(&[(0.0, 0.5), (1.0, 0.7)]),
+        )]);
+        one.x_names = ["first", "second"].map(str::to_owned).into();
+        let text = svg(std::slice::from_ref(&one)).unwrap();
+        assert_eq!(text.matches("\nfirst\n").count(), 1, "{text}");
+        assert_eq!(text.matches("\nsecond\n").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn the_legend_hides_nothing() {
+        // points in every corner
+        let corners = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)];
+        let text = svg(&[plot(vec![Series::marked("judge", measured(&corners))])]).unwrap();
+        let number = |line: &str, name: &str| -> f64 {
+            let (_, rest) = line.split_once(&format!(" {name}=\"")).unwrap();
+            rest.split('"').next().unwrap().parse().unwrap()
+        };
+        let circles: Vec<f64> = text
+            .lines()
+            .filter(|l| l.starts_with("<circle"))
+            .map(|l| number(l, "cx"))
+            .collect();
+        let in_legend = circles.iter().copied().fold(0.0, f64::max);
+        assert_eq!(circles.iter().filter(|&&x| x == in_legend).count(), 1);
+        assert!(
+            circles
+                .iter()
+                .all(|&x| x == in_legend || x + 20.0 < in_legend)
+        );
     }
 }

@@ -6,10 +6,11 @@ use super::price::{self, BUDGET, judged, menu, within_budget};
 use super::report::{Part, bounds, points, table};
 use super::{ExperimentError, decode::RESAMPLES};
 use crate::judge::samples::Method;
-use crate::judge::train::{HeadKind, Options, Part as Split, Trained};
+use crate::judge::train::{HeadKind, Options, Part as Split, Ranking, Shares, Trained};
 use crate::plot::{Plot, Point, Series};
 use crate::statistics::{Interval, bootstrap};
 use serde::Serialize;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Test problems that are decoded with each judge, where m is asked for.
@@ -63,7 +64,7 @@ pub fn suffix(lab: &Lab<'_>) -> Result<Part, ExperimentError> {
             ..Options::default()
         },
     };
-    compare(
+    let mut part = compare(
         lab,
         &Comparison {
             title: "Suffix length of SelfJudge's labels",
@@ -72,7 +73,17 @@ pub fn suffix(lab: &Lab<'_>) -> Result<Part, ExperimentError> {
             reference: SUFFIXES.iter().position(|&n| n == 20).unwrap_or(0),
             decodes: false,
         },
-    )
+    )?;
+    let scores = of_scores(lab)?;
+    part.text += "\nThe scores that the labels are made of, on the same prompts; N = 0 is the ratio of two probabilities of one pass, for which nothing is trained.\n\n";
+    let rows = scores
+        .iter()
+        .map(|(n, auroc)| vec![format!("N = {n}"), bounds(*auroc, 4)]);
+    part.text += &table(&["score", "AUROC"], rows.collect());
+    if let Some(fields) = part.figures.as_object_mut() {
+        fields.insert("scores".into(), serde_json::json!(scores));
+    }
+    Ok(part)
 }
 
 pub fn data(lab: &Lab<'_>) -> Result<Part, ExperimentError> {
@@ -131,26 +142,74 @@ fn prompts(trained: &Trained, part: Split) -> usize {
     found.map_or(0, |p| p.prompts)
 }
 
-/// The mean over seeds of the AUROC on the common label, or of its difference to
-/// another training's; resampled by prompt, all seeds' test prompts together.
-fn auroc(trained: &[Trained], other: Option<&[Trained]>) -> Interval {
-    let sizes: Vec<usize> = trained.iter().map(|t| prompts(t, Split::Test)).collect();
-    bootstrap(sizes.iter().sum(), RESAMPLES, 0, |drawn| {
-        let mut counts = vec![0.0; sizes.iter().sum()];
+/// A ranking of samples of one seed's test prompts, and how many prompts these are.
+type Ranked<'a> = (&'a Ranking, usize);
+
+/// The trained judges' rankings on the common label.
+fn common(trained: &[Trained]) -> Vec<Ranked<'_>> {
+    let seeds = trained.iter();
+    seeds
+        .map(|t| (&t.common, prompts(t, Split::Test)))
+        .collect()
+}
+
+/// The mean over seeds of the AUROC on the common label, or of its difference to other
+/// rankings'; resampled by prompt, all seeds' test prompts together.
+fn auroc(seeds: &[Ranked<'_>], other: Option<&[Ranked<'_>]>) -> Interval {
+    let prompts: usize = seeds.iter().map(|(_, size)| size).sum();
+    bootstrap(prompts, RESAMPLES, 0, |drawn| {
+        let mut counts = vec![0.0; prompts];
         for &i in drawn {
             counts[i] += 1.0;
         }
         let (mut sum, mut first) = (0.0, 0);
-        for (seed, size) in sizes.iter().enumerate() {
+        for (seed, (ranking, size)) in seeds.iter().enumerate() {
             let weight = |group: usize| counts.get(first + group).copied().unwrap_or(0.0);
-            sum += trained[seed].common.weighted_auroc(weight);
+            sum += ranking.weighted_auroc(weight);
             if let Some(other) = other {
-                sum -= other[seed].common.weighted_auroc(weight);
+                sum -= other[seed].0.weighted_auroc(weight);
             }
             first += size;
         }
-        sum / sizes.len() as f64
+        sum / seeds.len() as f64
     })
+}
+
+/// How well SelfJudge's scores themselves tell on the common label, for each N: what a judge
+/// learns from, and what it would reach if it learned it whole.
+fn of_scores(lab: &Lab<'_>) -> Result<Vec<(usize, Interval)>, ExperimentError> {
+    let mut rankings: Vec<Vec<(Ranking, usize)>> = SUFFIXES.iter().map(|_| Vec::new()).collect();
+    for &seed in &lab.settings.seeds {
+        let (run, shard) = lab.mined(seed, Method::SelfJudge)?;
+        let mut groups: HashMap<&str, usize> = HashMap::new();
+        for prompt in &shard.prompts {
+            if Shares::default().part(&prompt.key, seed) == Split::Test {
+                let next = groups.len();
+                groups.entry(&prompt.key).or_insert(next);
+            }
+        }
+        for (n, rankings) in SUFFIXES.iter().zip(&mut rankings) {
+            let place = run.suffixes.iter().position(|s| s == n);
+            let (mut scores, mut changes, mut group) = (Vec::new(), Vec::new(), Vec::new());
+            for sample in &shard.samples {
+                let suffix = place.and_then(|place| sample.suffix.get(place));
+                if let Some(&of) = groups.get(sample.prompt.key.as_str())
+                    && let (Some(prefix), Some(suffix)) = (sample.prefix, suffix)
+                    && let Some(changed) = sample.changes_answer
+                {
+                    scores.push(prefix + suffix);
+                    changes.push(changed);
+                    group.push(of);
+                }
+            }
+            rankings.push((Ranking::new(&scores, &changes, &group), groups.len()));
+        }
+    }
+    let of_suffix = SUFFIXES.iter().zip(&rankings).map(|(&n, seeds)| {
+        let seeds: Vec<Ranked<'_>> = seeds.iter().map(|(r, size)| (r, *size)).collect();
+        (n, auroc(&seeds, None))
+    });
+    Ok(of_suffix.collect())
 }
 
 fn compare(lab: &Lab<'_>, comparison: &Comparison) -> Result<Part, ExperimentError> {
@@ -196,9 +255,9 @@ fn compare(lab: &Lab<'_>, comparison: &Comparison) -> Result<Part, ExperimentErr
                 .map(|t| t.report.tau.as_ref().map(|tau| tau.value))
                 .collect(),
             cs: of_variant.iter().map(|t| t.report.c).collect(),
-            auroc: auroc(of_variant, None),
+            auroc: auroc(&common(of_variant), None),
             auroc_of_seeds: of_variant.iter().map(|t| t.common.auroc()).collect(),
-            difference: auroc(of_variant, Some(reference)),
+            difference: auroc(&common(of_variant), Some(&common(reference))),
             difference_of_seeds: each
                 .map(|((mine, other), &seed)| {
                     let groups = prompts(mine, Split::Test);

@@ -559,10 +559,7 @@ fn plot(gamma: usize, lines: &[Line]) -> Plot {
             None => series.push(Series::marked(line.method.clone(), vec![point])),
         }
     }
-    for (place, series) in series.iter_mut().enumerate() {
-        if place >= crate::plot::COLOURS.len() {
-            series.line = crate::plot::Line::Dashed;
-        }
+    for series in &mut series {
         series.points.sort_by(|a, b| a.x.total_cmp(&b.x));
     }
     Plot {

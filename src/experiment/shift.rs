@@ -204,25 +204,28 @@ fn part(lines: &[Line]) -> Part {
         ]
     });
     text += &table(&head, rows.collect());
-    let series = ["chosen", "r90"].map(|point| {
-        let of_point = lines.iter().filter(|l| l.point == point).enumerate();
-        let points = of_point.map(|(i, l)| Point {
-            x: i as f64,
+    let points = ["chosen", "r90"];
+    let series = points.iter().enumerate().map(|(number, point)| {
+        let of_point = lines.iter().filter(|l| l.point == *point).enumerate();
+        let points = of_point.map(|(place, l)| Point {
+            // beside each other: their bars may overlap
+            x: place as f64 + 0.2 * (number as f64 - 0.5),
             y: l.harmful_per_answer.value,
             error: Some((l.harmful_per_answer.low, l.harmful_per_answer.high)),
         });
-        let mut series = Series::marked(point, points.collect());
+        let mut series = Series::marked(*point, points.collect());
         series.line = crate::plot::Line::None;
         series
     });
+    let names = lines.iter().filter(|l| l.point == points[0]);
     Part {
         figures: serde_json::json!({ "lines": lines }),
         plots: vec![Plot {
             title: "Domain shift".to_owned(),
-            x: "0: sums on sums, 1: products' judge on sums, 2: products on products, 3: sums' judge on products".to_owned(),
+            x: "chosen on, then used on".to_owned(),
             y: "answer-changing rescues per answer".to_owned(),
-            x_range: Some((-0.5, 3.5)),
-            series: series.into(),
+            x_names: names.map(|l| format!("{}, {}", l.from, l.to)).collect(),
+            series: series.collect(),
             ..Plot::default()
         }],
         title: "Domain shift",

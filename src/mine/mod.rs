@@ -16,13 +16,13 @@ pub use baseline::Baseline;
 pub use read::Reader;
 pub use run::{Item, Job, MineError, Summary, run};
 
-use crate::device::{Device, DeviceError, Draw, Request, Step};
+use crate::device::{Device, DeviceError, Draw, Logits, Request, Step, Want, prefill};
 use crate::engine::generate;
 use crate::judge::samples::{Method, Prompt, Sample, Token};
 use crate::judge::{Features, Layout, Tap};
 use crate::model::Tokenizer;
 use crate::task::{Answer, CheckError, Checker};
-use crate::tree::Shape;
+use crate::tree::{MAX_ROWS, Shape, TokenTree};
 use crate::verify::{Guard, Policy, Rule, Sampling};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -32,6 +32,9 @@ use trees::{Branch, Scores, Tail};
 /// Drafted tokens of a step while the target answers: the lossless rule gives what plain
 /// decoding would, sooner.
 const GAMMA: usize = 8;
+/// Rows of the first pass over an old answer's rest; each further one takes twice as many,
+/// so that little is lost where the answers part early.
+const DRAFT_ROWS: usize = 16;
 
 /// What to mine.
 #[derive(Clone, Debug)]
@@ -240,6 +243,47 @@ impl<'a> Miner<'a> {
         Ok(answer)
     }
 
+    /// The answer with `token` at a position, as the target goes on after it. The old
+    /// answer's rest serves as the draft: most substitutes change little of what follows.
+    /// Up to the position the target's cache must hold nothing but prompt and answer.
+    fn answer_with(
+        &mut self,
+        prompt: &[u32],
+        answer: &[u32],
+        position: usize,
+        token: u32,
+    ) -> Result<Vec<u32>, DeviceError> {
+        let began = Instant::now();
+        let mut all = [prompt, answer].concat();
+        let at = prompt.len() + position;
+        all[at] = token;
+        let device = self.target.as_mut();
+        device.rollback(at);
+        let none = Want {
+            logits: Logits::None,
+            ..Want::default()
+        };
+        let read = device.committed();
+        prefill(device, &all[read..at], &none)?;
+        let (mut end, mut most) = (at + 1, DRAFT_ROWS);
+        while end < all.len() {
+            // the row before a position predicts it
+            let rows = &all[end - 1..all.len().min(end + most) - 1];
+            let output = device.pass(&TokenTree::chain(rows), &trees::want(&[]))?;
+            let vocab_size = output.logits.len() / rows.len();
+            let best = output.logits.chunks_exact(vocab_size).map(read::best);
+            let agreed = best.zip(&all[end..]).take_while(|(a, b)| a == *b).count();
+            end += agreed;
+            if agreed < rows.len() {
+                break;
+            }
+            device.commit(&(0..agreed).collect::<Vec<_>>());
+            most = (2 * most).min(MAX_ROWS);
+        }
+        self.counts.answering += began.elapsed();
+        self.answer(prompt, &all[prompt.len()..end])
+    }
+
     /// What the drafter would say at each position of the answer from `from` on.
     fn read(
         &mut self,
@@ -329,12 +373,13 @@ impl<'a> Miner<'a> {
             if self.guarded(token) || self.guarded(current[t]) {
                 continue;
             }
-            let prefix = [&current[..t], &[token]].concat();
-            let changed = self.answer(prompt, &prefix)?;
+            let changed = self.answer_with(prompt, &current, t, token)?;
             let same = self.keeps(&original, &changed)?;
             found.push((Branch::new(t, token), current[t], same));
-            if same {
-                current = changed;
+            match same {
+                true => current = changed,
+                // the cache is not to hold what is no part of the response
+                false => self.target.rollback(prompt.len() + t),
             }
         }
         // what was replaced later stands behind: every prefix is one of the last response

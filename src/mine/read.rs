@@ -111,6 +111,11 @@ impl Reader {
     }
 }
 
+/// The token that greedy decoding takes.
+pub(super) fn best(logits: &[f32]) -> u32 {
+    top(logits, 1)[0]
+}
+
 /// The `k` largest, largest first; ties go to the lowest id.
 fn top(logits: &[f32], k: usize) -> Vec<u32> {
     let mut best: Vec<(f32, u32)> = Vec::with_capacity(k + 1);

@@ -90,6 +90,7 @@ impl Curves {
             x_range: Some((0.0, 1.0)),
             y_range: Some((0.0, 1.0)),
             series,
+            ..Plot::default()
         }
     }
 }
