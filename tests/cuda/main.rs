@@ -5,7 +5,9 @@
 //! The bytes that each kernel moves are compared with what its comment states.
 
 mod attention;
+mod build_script;
 mod common;
+mod counting;
 mod driver;
 mod economy;
 mod embed;
@@ -15,4 +17,8 @@ mod linear;
 mod pack;
 mod pass;
 mod process;
+mod refusal;
 mod resources;
+mod sass;
+mod toolkit;
+mod widths;
