@@ -1,120 +1,84 @@
-//! What a pass of SmolLM2 moves, counted on the device that softcuda calls h100.
+//! What a pass moves beside what it must, counted on the device that softcuda calls h100.
 
-use crate::process::{softcuda, with_driver};
-use gavel::device::cuda::Cuda;
-use gavel::device::cuda::layout::{Order, packed_bytes};
-use gavel::device::{Device, Logits, Setup, Want};
-use gavel::draft::Drafter;
-use gavel::model::{Config, Model};
-use gavel::tree::TokenTree;
-use softcuda::report::Report;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use crate::counting::{Counted, Passes, count, count_random, smollm2};
+use crate::widths::{LLAMA_1B, LLAMA_8B, QWEN_7B, Widths};
 
-fn smollm2() -> PathBuf {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/smollm2-135m");
-    assert!(dir.is_dir(), "{}: run `make smollm2`", dir.display());
-    dir
+const ROWS: [usize; 6] = [1, 4, 8, 16, 32, 64];
+
+/// Most memory and L2 traffic over the least, up to 8 rows and up to 64.
+struct Budget {
+    memory: [f64; 2],
+    l2: [f64; 2],
 }
 
-/// Bytes of the packed matrices that a pass reads.
-fn matrices(c: &Config) -> usize {
-    let plain = |rows| Order::Plain { rows };
-    let qkv = Order::Qkv {
-        heads: c.heads,
-        kv_heads: c.kv_heads,
-        head_dim: c.head_dim,
-    };
-    let gate_up = Order::GateUp {
-        rows: c.intermediate_size,
-    };
-    let layer = packed_bytes(qkv, c.hidden_size)
-        + packed_bytes(plain(c.hidden_size), c.q_width())
-        + packed_bytes(gate_up, c.hidden_size)
-        + packed_bytes(plain(c.hidden_size), c.intermediate_size);
-    c.layers * layer + packed_bytes(plain(c.vocab_size), c.hidden_size)
+const SMOLLM2: Budget = Budget {
+    memory: [1.10, 1.60],
+    l2: [f64::INFINITY; 2],
+};
+const ONE_B: Budget = Budget {
+    memory: [1.10, 1.25],
+    l2: [1.3, 1.9],
+};
+const WIDE: Budget = Budget {
+    memory: [1.10, 1.15],
+    l2: [1.2, 1.6],
+};
+
+fn check(name: &str, counted: &Counted, budget: &Budget) {
+    println!("{}", counted.table(name));
+    counted.check(name);
+    for pass in &counted.passes {
+        let at = usize::from(pass.rows > 8);
+        let (memory, l2) = counted.over_least(pass);
+        assert!(
+            memory <= budget.memory[at],
+            "{name}, {} rows: memory {memory:.3}",
+            pass.rows
+        );
+        assert!(
+            l2 <= budget.l2[at],
+            "{name}, {} rows: L2 {l2:.3}",
+            pass.rows
+        );
+    }
+}
+
+fn check_random(test: &str, widths: &Widths, rows: &[usize], budget: &Budget) {
+    if let Some(counted) = count_random(test, widths, 512, rows) {
+        check(widths.name, &counted, budget);
+    }
 }
 
 #[test]
-fn a_pass_reads_the_weights_once_and_little_else() {
-    let test = "economy::a_pass_reads_the_weights_once_and_little_else";
-    let file = std::env::temp_dir().join(format!("gavel-economy-{}.json", std::process::id()));
-    let path = file.to_str().expect("a path in UTF-8").to_owned();
-    // memory traffic over the least there could be: SmolLM2's row of the budget
-    for (rows, most) in [(1u64, 1.10), (8, 1.10), (64, 1.60)] {
-        let count = rows.to_string();
-        let env = [
-            ("SOFTCUDA_DEVICE", "h100"),
-            ("SOFTCUDA_REPORT", &*path),
-            ("GAVEL_TEST_ROWS", &*count),
-        ];
-        let said = with_driver(
-            test,
-            |_| softcuda(),
-            &env,
-            || {
-                let rows = std::env::var("GAVEL_TEST_ROWS").expect("set above");
-                let rows: u32 = rows.parse().expect("a number");
-                let setup = Setup {
-                    context: 128,
-                    target: Arc::new(Model::open(&smollm2()).expect("a model")),
-                    drafter: Drafter::None,
-                    threads: 1,
-                };
-                let mut device = Cuda::open(&setup, 0).expect("a CUDA device");
-                let tokens: Vec<u32> = (0..rows).map(|i| 1000 + 7 * i).collect();
-                let want = Want {
-                    logits: Logits::All,
-                    ..Want::default()
-                };
-                device
-                    .pass(&TokenTree::chain(&tokens), &want)
-                    .expect("a pass");
-            },
-        );
-        if said.is_none() {
-            return;
-        }
-        let text = std::fs::read_to_string(&file).expect("a report");
-        let report: Report = serde_json::from_str(&text).expect("a report");
-        let c = Model::open(&smollm2()).expect("a model").config;
-        let pass: Vec<_> = report
-            .launches
-            .iter()
-            .filter(|l| !l.kernel.starts_with("pack_"))
-            .collect();
-        assert!(pass.len() <= 5 * c.layers + 6, "{} launches", pass.len());
-        let (mut weights, mut mma, mut unique, mut all) = (0, 0, 0, 0);
-        for launch in &pass {
-            assert_eq!(launch.shared_conflicts, 0, "{}", launch.kernel);
-            let traffic = launch.traffic();
-            // rows of the embedding are counted apart
-            if launch.kernel != "embed" {
-                weights += launch.memory.get("weights").map_or(0, |t| t.sectors);
-                unique += traffic.unique_sectors * 32;
-                all += traffic.sectors * 32;
-            }
-            if launch.kernel.starts_with("linear") {
-                mma += launch.mma.values().sum::<u64>();
-            }
-        }
-        let packed = matrices(&c) as u64;
-        assert_eq!(weights * 32, packed, "every byte of the weights once");
-        assert_eq!(
-            mma,
-            packed / 512 * rows.div_ceil(8),
-            "one mma a tile and group"
-        );
-        let logits = rows * c.vocab_size as u64 * 4;
-        let kv = rows * (c.layers * 2 * c.kv_width() * 2) as u64;
-        let least = (packed + logits + kv) as f64;
-        println!(
-            "{rows} rows: {} launches, memory {:.3}, L2 {:.3} of the least",
-            pass.len(),
-            unique as f64 / least,
-            all as f64 / least
-        );
-        assert!(unique as f64 / least <= most, "{rows} rows");
+fn smollm2_reads_its_weights_once_and_little_else() {
+    let test = "economy::smollm2_reads_its_weights_once_and_little_else";
+    let model = smollm2();
+    let passes = Passes {
+        model: &model,
+        context: 64,
+        rows: &[1, 8, 63],
+    };
+    if let Some(counted) = count(test, &passes) {
+        check("SmolLM2-135M", &counted, &SMOLLM2);
     }
-    let _ = std::fs::remove_file(&file);
+}
+
+#[test]
+fn a_layer_of_1b_stays_within_the_budget() {
+    let test = "economy::a_layer_of_1b_stays_within_the_budget";
+    check_random(test, &LLAMA_1B, &ROWS, &ONE_B);
+}
+
+#[test]
+#[ignore = "minutes"]
+fn a_layer_of_8b_stays_within_the_budget() {
+    let test = "economy::a_layer_of_8b_stays_within_the_budget";
+    check_random(test, &LLAMA_8B, &ROWS, &WIDE);
+}
+
+#[test]
+#[ignore = "minutes"]
+fn a_layer_of_7b_stays_within_the_budget() {
+    let test = "economy::a_layer_of_7b_stays_within_the_budget";
+    check_random(test, &QWEN_7B, &ROWS, &WIDE);
 }

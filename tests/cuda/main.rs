@@ -6,7 +6,9 @@
 
 mod agreement;
 mod attention;
+mod build_script;
 mod common;
+mod counting;
 mod driver;
 mod economy;
 mod embed;
@@ -17,4 +19,8 @@ mod linear;
 mod pack;
 mod pass;
 mod process;
+mod refusal;
 mod resources;
+mod sass;
+mod toolkit;
+mod widths;

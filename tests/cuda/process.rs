@@ -46,19 +46,10 @@ pub fn with_driver(
     }
     let folder = tempfile::tempdir().expect("a folder");
     let library = library(folder.path());
-    for name in ["libcuda.so", "libcuda.so.1"] {
-        std::os::unix::fs::symlink(&library, folder.path().join(name)).expect("a link");
-    }
     let mut command = Command::new(std::env::current_exe().expect("the test's own path"));
-    command.args(["--exact", test, "--nocapture"]);
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SOFTCUDA_")) {
-        command.env_remove(name);
-    }
-    command
-        .env("LD_LIBRARY_PATH", folder.path())
-        .env(CHILD, test)
-        .env("SOFTCUDA_DEVICE", "tiny")
-        .envs(env.iter().copied());
+    command.args(["--exact", test, "--include-ignored", "--nocapture"]);
+    use_driver(&mut command, folder.path(), &library);
+    command.env(CHILD, test).envs(env.iter().copied());
     let output = command.output().expect("a process");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
@@ -67,6 +58,20 @@ pub fn with_driver(
         "{test} with {env:?}:\n{said}"
     );
     Some(said)
+}
+
+/// Lets a command find `library` as its driver, through links in `folder`: softcuda's tiny device
+/// where `library` is softcuda.
+pub fn use_driver(command: &mut Command, folder: &Path, library: &Path) {
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        std::os::unix::fs::symlink(library, folder.join(name)).expect("a link");
+    }
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SOFTCUDA_")) {
+        command.env_remove(name);
+    }
+    command
+        .env("LD_LIBRARY_PATH", folder)
+        .env("SOFTCUDA_DEVICE", "tiny");
 }
 
 /// Whether this is the process that runs the body of `test`.
