@@ -202,8 +202,9 @@ impl Random {
 /// Instructions that a turn counts for that did nothing but poll.
 const POLL_COST: u64 = 1000;
 /// Instructions without progress after which lanes no longer wait where the code would let them
-/// meet, and after which a launch counts as hung.
-const PART_AFTER: u64 = 100 * POLL_COST;
+/// meet, and after which a launch counts as hung. Many, because a worker that could make progress
+/// may be off its core meanwhile: lanes that part too early meet the next barrier one by one.
+const PART_AFTER: u64 = 4_000 * POLL_COST;
 const PATIENCE: u64 = 20_000 * POLL_COST;
 
 struct Worker {
