@@ -12,7 +12,7 @@ RAY ?= ray==2.60.0
 help:
 	@echo 'make demo     answer problems with the small pair in models/demo, five ways side by side'
 	@echo 'make test     formatting, lints, tests, doc tests, one short pass over every bench'
-	@echo 'make test-long the kernels at long contexts: minutes'
+	@echo 'make test-long the kernels at long contexts, and wide models layer by layer: minutes'
 	@echo 'make test-ray mine over a local Ray cluster, and lose a worker on the way'
 	@echo 'make bench    the benches, timed'
 	@echo 'make fuzz     every fuzz target, FUZZ_SECONDS=$(FUZZ_SECONDS) each'

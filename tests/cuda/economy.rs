@@ -15,9 +15,10 @@ const SMOLLM2: Budget = Budget {
     memory: [1.10, 1.60],
     l2: [f64::INFINITY; 2],
 };
+// at 64 rows 1.9 is aimed at
 const ONE_B: Budget = Budget {
     memory: [1.10, 1.25],
-    l2: [1.3, 1.9],
+    l2: [1.3, 1.95],
 };
 const WIDE: Budget = Budget {
     memory: [1.10, 1.15],
@@ -81,4 +82,57 @@ fn a_layer_of_8b_stays_within_the_budget() {
 fn a_layer_of_7b_stays_within_the_budget() {
     let test = "economy::a_layer_of_7b_stays_within_the_budget";
     check_random(test, &QWEN_7B, &ROWS, &WIDE);
+}
+
+#[test]
+#[ignore = "minutes"]
+fn a_layer_of_1b_with_its_whole_vocabulary_stays_within_the_budget() {
+    let test = "economy::a_layer_of_1b_with_its_whole_vocabulary_stays_within_the_budget";
+    let whole = Widths {
+        vocabulary: 128_256,
+        ..LLAMA_1B
+    };
+    check_random(test, &whole, &ROWS, &ONE_B);
+}
+
+#[test]
+#[ignore = "minutes"]
+fn smollm2_stays_within_the_budget_at_512_positions() {
+    let test = "economy::smollm2_stays_within_the_budget_at_512_positions";
+    let model = smollm2();
+    let passes = Passes {
+        model: &model,
+        context: 512,
+        rows: &ROWS,
+    };
+    if let Some(counted) = count(test, &passes) {
+        check("SmolLM2-135M", &counted, &SMOLLM2);
+    }
+}
+
+#[test]
+fn a_prompt_of_600_rows_is_three_sweeps_over_the_weights() {
+    let test = "economy::a_prompt_of_600_rows_is_three_sweeps_over_the_weights";
+    let small = Widths {
+        layers: 2,
+        hidden: 256,
+        inner: 704,
+        heads: 4,
+        kv_heads: 2,
+        vocabulary: 304,
+        ..LLAMA_1B
+    };
+    let Some(counted) = count_random(test, &small, 601, &[1]) else {
+        return;
+    };
+    let rows: Vec<usize> = counted.prefill.iter().map(|sweep| sweep.rows).collect();
+    assert_eq!(rows, [256, 256, 88]);
+    let read: u64 = counted
+        .prefill
+        .iter()
+        .map(|sweep| sweep.weight_bytes())
+        .sum();
+    let (layers, _) = counted.packed_bytes();
+    assert_eq!(read, 3 * layers);
+    counted.check("a small model");
 }

@@ -54,7 +54,7 @@ fn what_does_not_fit_is_refused_with_both_figures_before_anything_is_loaded() {
         widths.write(folder.path(), Fill::Nothing);
         let output = logits(folder.path(), &softcuda(), device, context);
         let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{}: {said}", widths.name);
+        assert_eq!(output.status.code(), Some(2), "{}: {said}", widths.name);
         let model = Model::open(folder.path()).expect("a model");
         let need = need(&model, context + MAX_ROWS, chip);
         assert!(
@@ -95,7 +95,7 @@ fn a_machine_without_a_driver_is_told_what_is_missing() {
     std::fs::write(&none, "not a library").expect("a file");
     let output = logits(folder.path(), &none, "tiny", 1024);
     let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(output.status.code(), Some(2), "{said}");
     for part in ["no NVIDIA driver", "libcuda.so.1", "13.0 (580)"] {
         assert!(said.contains(part), "expected `{part}` in: {said}");
     }
