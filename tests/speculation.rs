@@ -149,6 +149,8 @@ fn on_smollm2_speculation_equals_plain_decoding() {
     let drafters = vec![
         ("ngram", Drafter::Ngram(Ngram::default())),
         ("self:24", Drafter::self_layers(&target, 24).unwrap()),
+        // no smaller model shares its vocabulary here: SmolLM2 drafts for itself
+        ("model", Drafter::Model(target.clone())),
     ];
     let text = "Repeat after me, twice: one two three four five six seven.".to_owned();
     check(
