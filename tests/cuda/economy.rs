@@ -15,15 +15,18 @@ const SMOLLM2: Budget = Budget {
     memory: [1.10, 1.60],
     l2: [f64::INFINITY; 2],
 };
-// at 64 rows 1.9 is aimed at
 const ONE_B: Budget = Budget {
     memory: [1.10, 1.25],
-    l2: [1.3, 1.95],
+    l2: [1.3, 1.9],
 };
 const WIDE: Budget = Budget {
     memory: [1.10, 1.15],
     l2: [1.2, 1.6],
 };
+
+/// Counts that miss their budget: model, rows, L2 traffic over the least. They are exact, so that
+/// what mends one must take it off here.
+const MISSES: [(&str, usize, f64); 1] = [("Llama-3.2-1B", 64, 1.947)];
 
 fn check(name: &str, counted: &Counted, budget: &Budget) {
     println!("{}", counted.table(name));
@@ -36,11 +39,19 @@ fn check(name: &str, counted: &Counted, budget: &Budget) {
             "{name}, {} rows: memory {memory:.3}",
             pass.rows
         );
-        assert!(
-            l2 <= budget.l2[at],
-            "{name}, {} rows: L2 {l2:.3}",
-            pass.rows
-        );
+        let miss = MISSES.iter().find(|m| (m.0, m.1) == (name, pass.rows));
+        match miss {
+            Some((.., seen)) => assert!(
+                (l2 - seen).abs() < 1e-3,
+                "{name}, {} rows: L2 {l2:.3}, on record is {seen}",
+                pass.rows
+            ),
+            None => assert!(
+                l2 <= budget.l2[at],
+                "{name}, {} rows: L2 {l2:.3}",
+                pass.rows
+            ),
+        }
     }
 }
 
@@ -89,6 +100,7 @@ fn a_layer_of_7b_stays_within_the_budget() {
 fn a_layer_of_1b_with_its_whole_vocabulary_stays_within_the_budget() {
     let test = "economy::a_layer_of_1b_with_its_whole_vocabulary_stays_within_the_budget";
     let whole = Widths {
+        name: "Llama-3.2-1B, whole vocabulary",
         vocabulary: 128_256,
         ..LLAMA_1B
     };
