@@ -558,7 +558,7 @@ fn names_that_are_neither_directory_nor_hub_id_are_refused() {
         "a/b/c",
         "/nowhere/at/all",
         "org/",
-        "../x",
+        "../nowhere-at-all",
         "org/na me",
         "org/..",
         "örg/x",
