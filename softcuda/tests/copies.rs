@@ -90,13 +90,17 @@ fn only_what_was_waited_for_may_be_read() {
     let two = "cp.async.cg.shared.global [%s], [%a], 16;\ncp.async.commit_group;\n\
         cp.async.cg.shared.global [%s+512], [%a], 16;\ncp.async.commit_group;\n";
     let second = LOAD.replace("[%s]", "[%s+512]");
-    let pending = |body: &str, result: &str, thread: u32| {
+    // `place`: of the first wrong byte, in units of what a lane copies
+    let pending_at = |body: &str, result: &str, thread: u32, place: u64| {
         let violation = warp(body, result).expect_err(body);
         assert_eq!(violation.rule, Rule::Pending, "{violation}");
-        // the first byte that is wrong is that thread's
+        assert_eq!(violation.thread, [thread, 0, 0], "{violation}");
         let second = u64::from(result.contains("+512")) * 512;
-        let byte = 1024 + second + u64::from(thread) * 16;
+        let byte = 1024 + second + place * 16;
         assert_eq!(violation.address, Some(byte), "{violation}");
+    };
+    let pending = |body: &str, result: &str, thread: u32| {
+        pending_at(body, result, thread, thread.into());
     };
     // all groups but the last one, or all
     let body = format!("{two}cp.async.wait_group 1;");
@@ -131,7 +135,7 @@ fn only_what_was_waited_for_may_be_read() {
     pending(&format!("{one}st.shared.u32 [%s], %t;"), "", 0);
     pending(&format!("{one}{one}"), "", 0);
     let body = "and.b32 %x, %t, 15;\nmov.u32 %s, tile;\nmad.lo.u32 %s, %x, 16, %s;\n";
-    pending(&format!("{body}{one}"), "", 0);
+    pending_at(&format!("{body}{one}"), "", 16, 0);
 }
 
 #[test]

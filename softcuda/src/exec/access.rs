@@ -211,7 +211,7 @@ fn load_at(
                 let at = block
                     .shared
                     .read(warp.index, start, len, cx.pc)
-                    .map_err(|w| shared_fault(w, 0, start, bytes, block))?;
+                    .map_err(|w| shared_fault_among(w, address, mask, bytes, block))?;
                 let data = &block.shared.data[at..at + len as usize];
                 words_to_rows(&mut warp.regs, rows, data);
                 return Ok(());
@@ -230,11 +230,11 @@ fn load_at(
                 cx.yield_now = true;
             } else {
                 let ranges = Ranges::new(cx.ranges, address, mask, bytes.into());
-                for &(start, end, lane) in ranges.all() {
+                for &(start, end, _) in ranges.all() {
                     block
                         .shared
                         .read(warp.index, start, (end - start) as u32, cx.pc)
-                        .map_err(|w| shared_fault(w, lane.into(), start, bytes, block))?;
+                        .map_err(|w| shared_fault_among(w, address, mask, bytes, block))?;
                 }
                 if let Some(start) = ranges.row(bytes.into()) {
                     let at = start as usize;
@@ -349,11 +349,11 @@ fn store_at(
                 return Ok(());
             }
             let ranges = Ranges::new(cx.ranges, address, mask, bytes.into());
-            for &(start, end, lane) in ranges.all() {
+            for &(start, end, _) in ranges.all() {
                 block
                     .shared
                     .write(warp.index, start, (end - start) as u32, cx.pc)
-                    .map_err(|w| shared_fault(w, lane.into(), start, bytes, block))?;
+                    .map_err(|w| shared_fault_among(w, address, mask, bytes, block))?;
             }
             ranges.done(cx.ranges);
             for lane in lanes(mask) {
@@ -419,6 +419,25 @@ pub(super) fn aligned(address: &Addresses, mask: u32, bytes: u32) -> Result<()> 
         )
         .at(address[lane])),
     }
+}
+
+/// What is wrong with an access whose lanes were looked at together: that of the first lane which
+/// is wrong.
+pub(super) fn shared_fault_among(
+    wrong: Wrong,
+    address: &Addresses,
+    mask: u32,
+    bytes: u32,
+    block: &Block,
+) -> Box<Fault> {
+    let lane = lanes(mask).find(|&lane| match wrong {
+        Wrong::Bounds => !block.shared.holds(address[lane], bytes),
+        Wrong::Uninitialised(byte) | Wrong::Pending(byte) => {
+            (address[lane]..address[lane] + u64::from(bytes)).contains(&byte.into())
+        }
+    });
+    let lane = lane.unwrap_or(mask.trailing_zeros() as usize);
+    shared_fault(wrong, lane as u32, address[lane], bytes, block)
 }
 
 pub(super) fn shared_fault(

@@ -9,7 +9,6 @@ use super::machine::{Block, Context};
 use super::ops::*;
 use super::races::Kind;
 use super::ranges::*;
-use super::shared::Wrong;
 use super::warp::{Copy, Fault, Warp};
 use super::{Rule, code};
 use crate::memory::SHARED_WINDOW;
@@ -112,16 +111,8 @@ pub(super) fn cp_async(
             .shared
             .begin_copy(warp.index, start, copy.bytes, cx.pc);
         if let Err(wrong) = begun {
-            // that of the lane which is wrong
             warp.copies.truncate(i);
-            let lane = lanes(copy.lanes).find(|&lane| match wrong {
-                Wrong::Bounds => !block.shared.holds(to[lane], bytes),
-                Wrong::Uninitialised(byte) | Wrong::Pending(byte) => {
-                    u64::from(byte) < to[lane] + u64::from(bytes)
-                }
-            });
-            let lane = lane.unwrap_or(first as usize);
-            return Err(shared_fault(wrong, lane as u32, to[lane], bytes, block));
+            return Err(shared_fault_among(wrong, &to, copy.lanes, bytes, block));
         }
         let (at, len) = (copy.at as usize, copy.bytes as usize);
         let first = first as usize;

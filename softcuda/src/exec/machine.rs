@@ -49,6 +49,59 @@ impl Grid<'_> {
     }
 }
 
+/// How long nobody has made progress: instructions of rounds in which every worker had a turn. A
+/// worker that is off its core ends no round, so that this is no measure of time.
+struct Idle {
+    /// Whether there is anything to forget; most progress meets nothing.
+    begun: AtomicBool,
+    state: Mutex<Rounds>,
+}
+
+struct Rounds {
+    /// Instructions of the rounds that are over.
+    instructions: u64,
+    /// The longest turn of the round under way.
+    longest: u64,
+    /// Which workers had a turn in it.
+    turns: Vec<bool>,
+}
+
+impl Idle {
+    fn of(workers: usize) -> Idle {
+        Idle {
+            begun: AtomicBool::new(false),
+            state: Mutex::new(Rounds {
+                instructions: 0,
+                longest: 0,
+                turns: vec![false; workers],
+            }),
+        }
+    }
+
+    /// A worker had a turn without progress; the instructions of all rounds so far.
+    fn turn(&self, worker: usize, instructions: u64) -> u64 {
+        let mut rounds = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.begun.store(true, Ordering::Relaxed);
+        rounds.longest = rounds.longest.max(instructions);
+        rounds.turns[worker] = true;
+        if rounds.turns.iter().all(|&had| had) {
+            rounds.turns.fill(false);
+            rounds.instructions += std::mem::take(&mut rounds.longest);
+        }
+        rounds.instructions
+    }
+
+    /// Somebody made progress.
+    fn end(&self) {
+        if self.begun.load(Ordering::Relaxed) {
+            let mut rounds = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            self.begun.store(false, Ordering::Relaxed);
+            rounds.turns.fill(false);
+            (rounds.instructions, rounds.longest) = (0, 0);
+        }
+    }
+}
+
 /// One call of [`super::launch`].
 pub(super) struct Run<'a> {
     pub memory: &'a Memory,
@@ -61,7 +114,7 @@ pub(super) struct Run<'a> {
     violation: Mutex<Option<Box<Violation>>>,
     /// Grids complete, from the first on.
     complete: AtomicUsize,
-    idle: AtomicU64,
+    idle: Idle,
     wake: (Mutex<u64>, Condvar),
 }
 
@@ -202,12 +255,12 @@ impl Random {
 /// Instructions that a turn counts for that did nothing but poll.
 const POLL_COST: u64 = 1000;
 /// Instructions without progress after which lanes no longer wait where the code would let them
-/// meet, and after which a launch counts as hung. Many, because a worker that could make progress
-/// may be off its core meanwhile: lanes that part too early meet the next barrier one by one.
-const PART_AFTER: u64 = 4_000 * POLL_COST;
+/// meet, and after which a launch counts as hung.
+const PART_AFTER: u64 = 100 * POLL_COST;
 const PATIENCE: u64 = 20_000 * POLL_COST;
 
 struct Worker {
+    index: usize,
     counts: Vec<GridCounts>,
     log: Log,
     resident: VecDeque<Box<Block>>,
@@ -404,17 +457,17 @@ impl Worker {
                 polls += 1;
             } else {
                 polls = 0;
-                run.idle.store(0, Ordering::Relaxed);
+                run.idle.end();
             }
             if polls > 2 * count || run.failed.load(Ordering::Relaxed) {
                 break false;
             }
         };
         if cx.progress || done {
-            run.idle.store(0, Ordering::Relaxed);
+            run.idle.end();
         } else {
             // a turn that only polls counts as if it had been longer than it is
-            let idle = run.idle.fetch_add(executed + POLL_COST, Ordering::Relaxed);
+            let idle = run.idle.turn(self.index, executed + POLL_COST);
             if (block.parted || idle > PART_AFTER)
                 && block.warps.iter_mut().any(Warp::part_for_good)
             {
@@ -471,6 +524,7 @@ impl Worker {
                 if run.complete_below(run.grids.len()) {
                     return;
                 }
+                run.idle.turn(self.index, POLL_COST);
                 sleep(run, seen);
                 continue;
             };
@@ -797,6 +851,9 @@ fn launch_with(
         });
         first_block = first_block.wrapping_add(blocks as u32);
     }
+    let threads = rayon::current_num_threads().max(1);
+    let most: u64 = grids.iter().map(|g| g.blocks).sum();
+    let count = threads.min(most.max(1) as usize);
     let run = Run {
         memory,
         model,
@@ -807,13 +864,11 @@ fn launch_with(
         failed: AtomicBool::new(false),
         violation: Mutex::new(None),
         complete: AtomicUsize::new(0),
-        idle: AtomicU64::new(0),
+        idle: Idle::of(count),
         wake: (Mutex::new(0), Condvar::new()),
     };
-    let threads = rayon::current_num_threads().max(1);
-    let most: u64 = run.grids.iter().map(|g| g.blocks).sum();
-    let count = threads.min(most.max(1) as usize);
     let new_worker = |i: usize| Worker {
+        index: i,
         counts: run
             .grids
             .iter()
