@@ -433,7 +433,7 @@ pub(super) fn shared_fault_among(
     let lane = lanes(mask).find(|&lane| match wrong {
         Wrong::Bounds => !block.shared.holds(address[lane], bytes),
         Wrong::Uninitialised(byte) | Wrong::Pending(byte) => {
-            (address[lane]..address[lane] + u64::from(bytes)).contains(&byte.into())
+            (address[lane]..address[lane].saturating_add(bytes.into())).contains(&byte.into())
         }
     });
     let lane = lane.unwrap_or(mask.trailing_zeros() as usize);
