@@ -311,7 +311,9 @@ impl Forward {
                 self.judge_after(judge, layer, count)?;
             }
             if layer < c.layers {
-                parts = self.layer(layer, count, parts, want.judge.as_deref())?;
+                let riding = want.judge.as_ref().filter(|_| layer + 1 == c.layers);
+                let riding = riding.map_or((0, 0), |judge| self.judge.riding(judge));
+                parts = self.layer(layer, count, parts, riding)?;
             }
         }
         let mut next = PassOutput {
@@ -332,7 +334,10 @@ impl Forward {
             next.last_hidden = self.last_hidden(count, parts)?;
         }
         if let Some(judge) = &want.judge {
-            let scales = self.final_scales(count, parts)?;
+            let scales = match judge.features.taps.contains(&Tap::Final) {
+                true => self.final_scales(count, parts)?,
+                false => vec![1.0; count],
+            };
             next.scores = self.judge.scores(judge, count, parts, &scales)?;
         }
         output.append(next);
@@ -397,13 +402,14 @@ impl Forward {
         unsafe { self.launch("embed", rows, THREADS, 0, &args) }
     }
 
-    /// One layer; the number of partial sums of squares of x before and after it.
+    /// One layer; the number of partial sums of squares of x before and after it. `judge` and `dots`
+    /// are what [`JudgeRoom::riding`] says.
     fn layer(
         &self,
         index: usize,
         rows: usize,
         parts: usize,
-        judge: Option<&Judge>,
+        (judge, dots): (u64, u64),
     ) -> Result<usize, DeviceError> {
         let (c, w, plans) = (&self.model.config, &self.weights.layers[index], &self.plans);
         let head_bytes = self.capacity * c.head_dim * 2;
@@ -470,14 +476,6 @@ impl Forward {
             ..Linear::of(&plans.gate_up, Epilogue::SwiGlu)
         };
         self.linear(&plans.gate_up, rows, scaled(gate_up, plans.o.parts()))?;
-        let mut taps = judge
-            .iter()
-            .flat_map(|j| j.features.taps.iter().enumerate());
-        let riding = taps.find(|(_, tap)| judge.is_some_and(|j| judge::rides(j, **tap)));
-        let (judge, dots) = match riding {
-            Some((t, _)) if index + 1 == c.layers => (self.judge.tap(t).0, self.judge.dots()),
-            _ => (0, 0),
-        };
         let down = Linear {
             judge,
             dots,

@@ -9,7 +9,7 @@ use super::driver::Gpu;
 use super::layout::MAX_ROWS;
 use super::memory::Buffer;
 use super::plan::MAX_PARTS;
-use crate::judge::{Head, Judge, Layout, MAX_WIDTH, Tap};
+use crate::judge::{Head, Judge, MAX_WIDTH, Tap};
 use crate::model::{Config, Model};
 use std::sync::Arc;
 
@@ -60,18 +60,13 @@ impl JudgeRoom {
         })
     }
 
-    /// Brings the judge's weights to the device, unless they are there.
+    /// Brings the weights of a judge that reads the target alone to the device, unless they are
+    /// there.
     pub fn bring(&mut self, judge: &Arc<Judge>, model: &Model) -> Result<(), DeviceError> {
         if self.judge.as_ref().is_some_and(|j| Arc::ptr_eq(j, judge)) {
             return Ok(());
         }
         let features = &judge.features;
-        if features.layout == Layout::DdDt {
-            return Err(DeviceError::Judge(
-                "the judge reads the drafter's hidden states (DD-DT), and a pass of the target has none"
-                    .to_owned(),
-            ));
-        }
         if features.taps.len() > TAPS {
             return Err(DeviceError::Judge(format!(
                 "the judge reads the target in {} places, expected at most {TAPS} (on CUDA)",
@@ -108,9 +103,14 @@ impl JudgeRoom {
         (weights, products)
     }
 
-    /// Where the products that ride with the down projection go.
-    pub fn dots(&self) -> u64 {
-        self.dots.address()
+    /// The weights whose products ride with the last down projection, and where those go; 0 and 0
+    /// where none do.
+    pub fn riding(&self, judge: &Judge) -> (u64, u64) {
+        let mut taps = judge.features.taps.iter();
+        match taps.position(|&tap| rides(judge, tap)) {
+            Some(t) => (self.tap(t).0, self.dots.address()),
+            None => (0, 0),
+        }
     }
 
     /// The bias that the kernel adds: none.
