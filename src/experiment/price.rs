@@ -171,10 +171,10 @@ enum Stage {
     Untrained,
     /// The first seed's AutoJudge at its chosen point.
     AutoJudge,
+    /// The other seeds' AutoJudges at their chosen points.
+    AllAutoJudges,
     /// The first seed's judges at other points, other strengths of the rules without
     /// training, a tree.
-    Points,
-    /// The other seeds' AutoJudges at their chosen points.
     Whole,
 }
 
@@ -183,7 +183,7 @@ impl Stage {
         Stage::Verdict,
         Stage::Untrained,
         Stage::AutoJudge,
-        Stage::Points,
+        Stage::AllAutoJudges,
         Stage::Whole,
     ];
 
@@ -193,7 +193,7 @@ impl Stage {
             Stage::Verdict => "the rules without training, AutoJudge, all rules at other points",
             Stage::Untrained => "AutoJudge, all rules at other points",
             Stage::AutoJudge => "all rules at other points, AutoJudge of all seeds but the first",
-            Stage::Points => "AutoJudge of all seeds but the first",
+            Stage::AllAutoJudges => "all rules at other points",
             Stage::Whole => "",
         }
     }
@@ -204,10 +204,8 @@ impl Stage {
         let mut methods = vec![(Method::SelfJudge, &seeds[..])];
         match self {
             Stage::Verdict | Stage::Untrained => (),
-            Stage::AutoJudge | Stage::Points => {
-                methods.push((Method::AutoJudge, &seeds[..seeds.len().min(1)]))
-            }
-            Stage::Whole => methods.push((Method::AutoJudge, &seeds[..])),
+            Stage::AutoJudge => methods.push((Method::AutoJudge, &seeds[..seeds.len().min(1)])),
+            Stage::AllAutoJudges | Stage::Whole => methods.push((Method::AutoJudge, &seeds[..])),
         }
         let mut all = Vec::new();
         for (method, seeds) in methods {
@@ -235,7 +233,7 @@ fn rows(lab: &Lab<'_>, judges: &[Judges], stage: Stage) -> Result<Rows, Experime
         if stage >= Stage::Untrained {
             untrained.extend(RULES);
         }
-        if stage >= Stage::Points {
+        if stage >= Stage::Whole {
             untrained.extend(STRENGTHS);
         }
         for rule in untrained {
@@ -258,14 +256,14 @@ fn rows(lab: &Lab<'_>, judges: &[Judges], stage: Stage) -> Result<Rows, Experime
                 Ok::<_, ExperimentError>(())
             };
             add("chosen", judges, None)?;
-            if stage >= Stage::Points && gamma == GAMMAS[0] {
+            if stage >= Stage::Whole && gamma == GAMMAS[0] {
                 for (point, at) in POINTS {
                     add(point, &judges[..judges.len().min(1)], Some(at))?;
                 }
             }
         }
     }
-    if stage >= Stage::Points {
+    if stage >= Stage::Whole {
         let tree = menu(lab, vec![1], Vec::new()).rows(&["tree"])?.remove(0);
         all.add("tree", TREE, None, vec![(tree, f32::NAN)]);
     }
