@@ -152,7 +152,7 @@ fn accepted(c: &mut Criterion) {
                 // With p = q the first child is accepted whatever it is.
                 let step = Step::new(&z, shape, |node, rank| match rank {
                     0 => {
-                        let word = philox.word(Site::node(node, Use::Draft));
+                        let word = philox.word(Site::child(node, 0));
                         Remaining::new(&law).draw(word).unwrap()
                     }
                     rank => ranked[rank],

@@ -8,7 +8,7 @@ use super::math::Real;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Use {
-    /// The drafter draws a node's token.
+    /// The drafter draws a row's child.
     Draft = 0,
     /// The lossless rule tests a node (block: its eta).
     Accept = 1,
@@ -27,15 +27,28 @@ pub struct Site {
     pub row: u32,
     /// What the number is used for.
     pub usage: Use,
+    /// Which of the row's draws this is, for the children that a drafter draws; else 0.
+    pub place: u32,
 }
 
 impl Site {
     /// A decision about node `node`.
     pub fn node(node: usize, usage: Use) -> Site {
+        Site::row(node + 1, usage)
+    }
+
+    /// The draw of a row's child number `place`. It does not depend on how many children other
+    /// rows have, so that a device draws for all rows of a level at the same time.
+    pub fn child(row: usize, place: usize) -> Site {
         Site {
-            row: node as u32 + 1,
-            usage,
+            place: place as u32,
+            ..Site::row(row, Use::Draft)
         }
+    }
+
+    /// Use and place in one word of a counter.
+    pub fn what(self) -> u32 {
+        self.usage as u32 | self.place << 8
     }
 
     /// A draw from the law of row `row`.
@@ -43,6 +56,7 @@ impl Site {
         Site {
             row: row as u32,
             usage,
+            place: 0,
         }
     }
 }
@@ -60,7 +74,7 @@ pub trait Chooser<T: Real> {
 }
 
 /// The production generator: Philox4x32-10 (Salmon et al., SC 2011) with
-/// counter (sequence, step, row, use) and the seed as its key.
+/// counter (sequence, step, row, use and place) and the seed as its key.
 ///
 /// A number depends on its counter alone, so it does not matter which numbers
 /// a step asks for, or in what order. Of the four words, the first two make the
@@ -92,7 +106,7 @@ impl Philox {
 
     /// The 64 random bits of a site.
     pub fn word(&self, site: Site) -> u64 {
-        let counter = [self.sequence, self.step, site.row, site.usage as u32];
+        let counter = [self.sequence, self.step, site.row, site.what()];
         let key = [self.seed as u32, (self.seed >> 32) as u32];
         let [low, high, ..] = philox4x32(counter, key);
         u64::from(high) << 32 | u64::from(low)
@@ -180,6 +194,8 @@ mod tests {
             here.at_step(6).word(site),
             here.word(Site::node(4, Use::Accept)),
             here.word(Site::row(4, Use::Residual)),
+            here.word(Site::child(4, 0)),
+            here.word(Site::child(4, 1)),
         ];
         for (i, word) in elsewhere.iter().enumerate() {
             assert_ne!(*word, here.word(site), "part {i}");
@@ -188,7 +204,8 @@ mod tests {
             here.word(site),
             here.word(Site {
                 row: 4,
-                usage: Use::Accept
+                usage: Use::Accept,
+                place: 0
             })
         );
     }

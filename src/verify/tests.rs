@@ -424,7 +424,7 @@ fn a_draft_from_the_targets_own_law_is_always_accepted() {
                 let mut philox = Philox::new(11, sequence);
                 let draw = |n| {
                     let rest = Remaining::new(&law);
-                    rest.draw(philox.word(Site::node(n, Use::Draft))).unwrap()
+                    rest.draw(philox.word(Site::child(n, 0))).unwrap()
                 };
                 let tokens: Vec<u32> = (0..8).map(draw).collect();
                 let tree = TokenTree::chain(&tokens);

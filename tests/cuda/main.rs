@@ -23,4 +23,5 @@ mod refusal;
 mod resources;
 mod sass;
 mod toolkit;
+mod verify;
 mod widths;

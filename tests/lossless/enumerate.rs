@@ -25,7 +25,7 @@ impl Counter {
         [
             if self.step { step } else { 0 },
             if self.row { site.row } else { 0 },
-            if self.usage { site.usage as u32 } else { 0 },
+            if self.usage { site.what() } else { 0 },
         ]
     }
 }

@@ -143,7 +143,7 @@ fn propose_with_replacement(
             let seen = case.context_of(context, &tree, parent);
             let law = case.draft.law(&seen, &case.draft_sampling);
             for _ in 0..children {
-                let site = Site::node(draws, Use::Draft);
+                let site = Site::child(draws, 0);
                 draws += 1;
                 let token = chooser.pick(site, &vector(&law, case.draft.vocab)) as u32;
                 let known = tree.children(parent).any(|n| tree.tokens()[n] == token);

@@ -117,8 +117,8 @@ impl Case {
                         let seen = self.context_of(context, &tree, parent);
                         let law = self.draft.law(&seen, &self.draft_sampling);
                         let mut rest = Remaining::new(&law);
-                        for _ in 0..children {
-                            let site = Site::node(tree.len(), Use::Draft);
+                        for place in 0..children {
+                            let site = Site::child(parent.map_or(0, |n| n + 1), place);
                             let Some(token) = chooser.draw(site, &rest) else {
                                 break;
                             };

@@ -5,7 +5,7 @@ use super::team::Team;
 use crate::device::{DeviceError, Draw, Logits, Step, Want};
 use crate::model::Model;
 use crate::tree::{MAX_ROWS, Shape, TokenTree};
-use crate::verify::{Law, Philox, Remaining, Rows, Rule, Site, Use, math};
+use crate::verify::{Law, Philox, Remaining, Rows, Rule, Site, math};
 use std::sync::Arc;
 
 /// A proposal with what verification needs to know about it.
@@ -194,7 +194,8 @@ impl ModelDrafter {
                     Some(laws) => {
                         let law = Law::new(logits, width, &ask.step.draft_sampling)
                             .map_err(|e| DeviceError::Draft(format!("drafter: {e}")))?;
-                        let chosen = draw_children(&law, children, growing.tree.len(), &ask.philox);
+                        let row = parent.map_or(0, |p: usize| p + 1);
+                        let chosen = draw_children(&law, children, row, &ask.philox);
                         // levels are numbered in order, so laws stand at their rows
                         laws.push(law);
                         chosen
@@ -341,13 +342,12 @@ impl ModelDrafter {
     }
 }
 
-/// Children of one node drawn from its law without replacement, in the order of the
-/// draws; the first of them becomes node `first`.
-fn draw_children(law: &Law, children: usize, first: usize, philox: &Philox) -> Vec<u32> {
+/// Children of a row drawn from its law without replacement, in the order of the draws.
+fn draw_children(law: &Law, children: usize, row: usize, philox: &Philox) -> Vec<u32> {
     let mut left = Remaining::new(law);
     let mut drawn = Vec::with_capacity(children);
-    for node in first..first + children {
-        let Some(token) = left.draw(philox.word(Site::node(node, Use::Draft))) else {
+    for place in 0..children {
+        let Some(token) = left.draw(philox.word(Site::child(row, place))) else {
             break;
         };
         left.remove(token);

@@ -12,6 +12,7 @@ pub mod layout;
 pub mod linear;
 mod memory;
 pub mod plan;
+pub mod verify;
 mod weights;
 
 pub use attention::{

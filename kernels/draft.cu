@@ -1,0 +1,175 @@
+// Drafting: from the drafter's logits to a level of the token tree.
+#include "vocabulary.cuh"
+
+namespace {
+
+struct Drafter {
+    const Level& level;
+    Team& team;
+
+    __device__ __forceinline__ Row logits(int row) const {
+        return {level.logits + static_cast<size_t>(row) * level.stride, level.width};
+    }
+
+    // The best of a row, of its parts or of the row itself.
+    __device__ __forceinline__ Best best_of(int row) const {
+        const Best* parts = level.best ? level.best + static_cast<size_t>(row) * level.parts : team.space.parts;
+        const int count = level.best ? level.parts : team.size;
+        if (!level.best) {
+            team.leave_part(logits(row), 0);
+            team.sync();
+        }
+        return team.better_of_block(Team::best_of_parts(parts, count, threadIdx.x / 32, WARPS));
+    }
+
+    // Children drawn from the row's law without replacement, in the order of the draws.
+    __device__ __forceinline__ int sample(int row, const Best& best, int* chosen) const {
+        const Row z = logits(row);
+        const Law law = team.law(z, best, level.sampling);
+        if (team.rank == 0 && threadIdx.x == 0) level.laws[row] = law;
+        if (law.only < 0 && law.key > 0) team.leave_weights(law);  // what the cut left
+        if (team.rank != 0) return 0;
+        u64 left = law.total;
+        int drawn = 0;
+        for (; drawn < level.children; drawn++) {
+            const u64 word = random_word(*level.stream, row, DRAFT, drawn);
+            const int token = team.draw(z, law, left, drawn, [&](int i) { return chosen[i]; }, word);
+            if (token < 0) break;
+            if (threadIdx.x == 0) chosen[drawn] = token;
+            __syncthreads();
+            left -= integer(weight(law, token, law.only < 0 ? z[token] : 0.0f));
+        }
+        return drawn;
+    }
+
+    // The best tokens, best first, of equals the lowest id first.
+    __device__ __forceinline__ int top(int row, const Best& best, int* chosen) const {
+        const int count = min(level.children, level.width);
+        if (count == 1) {
+            if (team.rank == 0 && threadIdx.x == 0) chosen[0] = best.token;
+            return 1;
+        }
+        const Row z = logits(row);
+        Law law = {0, best.value, 1.0f, 0, INT_MAX, -1, 0};
+        team.each_chunk([&](int chunk, int place) { team.four(team.slice, place) = z.four(Team::first_id(chunk)); });
+        team.cut(z, law, true, count);
+        Exchange& x = *team.space.exchange;
+        team.each_chunk([&](int chunk, int place) {
+            const float4 four = team.four(team.slice, place);
+            const float values[4] = {four.x, four.y, four.z, four.w};
+            const int id = Team::first_id(chunk);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const uint32_t key = order_key(values[i]);
+                if (id + i >= z.width || key < law.key || (key == law.key && id + i > law.id)) continue;
+                const unsigned at = atomicAdd(&team.bins().count[0], 1u);
+                x.top_token[at] = id + i;
+                x.top_value[at] = values[i];
+            }
+        });
+        team.added();
+        if (team.rank != 0) return 0;
+        for (int i = threadIdx.x; i < count; i += THREADS) {
+            const float value = __ldcg(x.top_value + i);
+            const int token = __ldcg(x.top_token + i);
+            int place = 0;
+            for (int k = 0; k < count; k++)
+                place += beats(__ldcg(x.top_value + k), __ldcg(x.top_token + k), value, token);
+            chosen[place] = token;
+        }
+        return count;
+    }
+};
+
+// Puts the children of all rows of a level into the tree; one block.
+__device__ __forceinline__ void append(const Level& level) {
+    Growing& g = *level.growing;
+    Tree& tree = g.tree;
+    __shared__ int first_node[MAX_NODES + 1];
+    __shared__ int nodes;
+    const int rows = g.rows;
+    if (threadIdx.x == 0) {
+        int at = tree.nodes;
+        for (int i = 0; i < rows; i++) {
+            first_node[i] = at;
+            at += __ldcg(level.chosen + i * (level.children + 1));
+        }
+        nodes = at;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < rows * level.children; i += THREADS) {
+        const int row = i / level.children, place = i % level.children;
+        const int* const chosen = level.chosen + row * (level.children + 1);
+        if (place >= __ldcg(chosen)) continue;
+        const int node = first_node[row] + place;
+        tree.token[node] = __ldcg(chosen + 1 + place);
+        tree.parent[node] = g.first_row + row - 1;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        g.first_row = tree.nodes + 1;
+        g.rows = nodes - tree.nodes;
+        tree.nodes = nodes;
+    }
+}
+
+}  // namespace
+
+// Chooses the children of every row of a level and puts them into the tree: drawn from the law of
+// `sampling` without replacement, or the most probable. Numbers are drawn by (row, place among the
+// children), so that rows do not wait for each other. A level with no rows, or beyond the depth that
+// there is room for, gets none.
+//
+// Grid: teams * size blocks that are resident together, block: 256; team t has the level's rows t,
+// t + teams, ...; the last team that is done appends to the tree. Dynamic shared memory, workspace:
+// as of verify.
+// Bytes of a row: its parts, 16 each; nothing else where one child is the best token; else the row
+// once.
+// Neighbours: the drafter's pass wrote logits and bests; the next pass of the drafter, or the
+// target's, reads the tree.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    draft(const Level* at, int size, char* workspace, size_t bytes, int slots) {
+    extern __shared__ float4 dynamic[];
+    __shared__ Shared shared;
+    __shared__ bool is_last;
+    const Level& level = *at;
+    Growing& g = *level.growing;
+    const int index = blockIdx.x / size, teams = gridDim.x / size;
+    const int rows = level.depth < g.depth ? g.rows : 0, first_row = g.first_row;
+    const Workspace space(workspace + index * bytes, (level.width + CHUNK - 1) / CHUNK, size);
+    Team team(blockIdx.x % size, size, space, shared, reinterpret_cast<float*>(dynamic), slots);
+    if (index < rows) {
+        team.clear();
+        team.sync();
+    }
+    // one best token is the first block's to find
+    const bool alone = !level.laws && level.children == 1 && level.best;
+    for (int i = index; i < rows && !(alone && team.rank > 0); i += teams) {
+        const int row = first_row + i;
+        int* const chosen = level.chosen + i * (level.children + 1);
+        Drafter drafter = {level, team};
+        const Best best = drafter.best_of(row);
+        int count = 0;
+        if (!usable(best)) {
+            if (team.rank == 0 && threadIdx.x == 0) atomicMax(&g.failed_row, row);
+        } else {
+            count = level.laws ? drafter.sample(row, best, chosen + 1) : drafter.top(row, best, chosen + 1);
+        }
+        if (team.rank == 0 && threadIdx.x == 0) chosen[0] = count;
+        if (!alone) team.sync();
+    }
+    if (blockIdx.x % size != 0) return;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        is_last = atomicInc(&g.arrived, teams - 1) == static_cast<unsigned>(teams - 1);
+        __threadfence();
+    }
+    __syncthreads();
+    if (!is_last) return;
+    if (level.depth < g.depth) {
+        append(level);
+    } else if (threadIdx.x == 0) {
+        g.rows = 0;
+    }
+}
