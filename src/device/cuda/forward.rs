@@ -8,7 +8,7 @@ use super::attention;
 use super::driver::{Arg, Function, Gpu};
 use super::judge::{self, JudgeRoom};
 use super::layout::{
-    GROUP, MAX_PATH, MAX_ROWS, Path, Rows, activation_bytes, cache_bytes, capacity,
+    Best, GROUP, MAX_PATH, MAX_ROWS, Path, Rows, activation_bytes, cache_bytes, capacity,
 };
 use super::linear::{Epilogue, Linear, kernel};
 use super::memory::{Buffer, Need};
@@ -121,7 +121,7 @@ impl Sizes {
                 .max(attention_record(c) * 8 * c.kv_heads * capacity.div_ceil(SPLIT)),
             arrived: 4 * row_groups * c.kv_heads,
             logits: 4 * LOGIT_ROWS * c.vocab_size.next_multiple_of(GROUP),
-            best: 12 * LOGIT_ROWS * plans.head.parts(),
+            best: size_of::<Best>() * LOGIT_ROWS * plans.head.parts(),
             hidden: 4 * MAX_ROWS * c.hidden_size,
             angles: 4 * capacity * c.head_dim,
         }
