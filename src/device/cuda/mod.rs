@@ -6,6 +6,7 @@
 mod attention;
 mod driver;
 mod forward;
+mod graph;
 mod image;
 mod judge;
 pub mod layout;
@@ -19,6 +20,7 @@ pub use attention::{
 };
 pub use driver::{Arg, Function, Gpu, OLDEST_DRIVER, Properties};
 pub use forward::{Plans, chip, need};
+pub use graph::{Event, Graph};
 pub use memory::{Buffer, Need, Pinned};
 pub use weights::{LayerWeights, Matrix, Weights};
 
