@@ -256,6 +256,37 @@ impl Weights {
         })
     }
 
+    /// Checks that they serve `model`: the first layers of the model that they are of.
+    ///
+    /// # Errors
+    /// [`DeviceError::Draft`] where they have fewer layers or other shapes.
+    pub fn check(&self, model: &Model) -> Result<(), DeviceError> {
+        let c = &model.config;
+        let of_layer = |(index, layer): (usize, &LayerWeights)| {
+            let found = [layer.qkv, layer.o, layer.gate_up, layer.down];
+            let expected = matrices(model, index);
+            let same = |(found, (parts, order)): (&Matrix, &(Vec<&Linear>, Order))| {
+                found.order == *order && found.columns == parts[0].weight.cols()
+            };
+            found.iter().zip(&expected).all(same)
+        };
+        let table = |m: &Matrix| m.order == table(c) && m.columns == c.hidden_size;
+        let layers = self.layers.len();
+        let same = layers >= c.layers
+            && table(&self.head)
+            && table(&self.embed)
+            && self.layers[..c.layers].iter().enumerate().all(of_layer);
+        match same {
+            true => Ok(()),
+            false => Err(DeviceError::Draft(format!(
+                "{} with {} layers cannot share the weights of a model of {layers} layers: expected \
+                 its first layers",
+                model.dir.display(),
+                c.layers
+            ))),
+        }
+    }
+
     /// Bytes of device memory that loading `model` takes besides, until it is loaded.
     pub fn staging_bytes(model: &Model) -> usize {
         STAGING_BYTES.max(sizes(model).sixteen_rows)
