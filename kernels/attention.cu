@@ -298,6 +298,7 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
     const int g = lane / 4, t = lane % 4;
 
     const int row_count = rows->rows, shared = rows->shared;
+    if (row_count == 0) return;
     const int total = row_count * group;  // mma rows
     if (threadIdx.x < row_count) positions[threadIdx.x] = rows->position[threadIdx.x];
     __syncthreads();

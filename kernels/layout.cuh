@@ -55,14 +55,16 @@ __host__ __device__ constexpr size_t value_at(int head_dim, int s, int f) {
 
 constexpr int MAX_ROWS = 256;  // rows that one sweep over the weights serves
 
-// The rows of a pass. Row r writes its key and value to slot base + r.
+// The rows of a pass. Row r writes its key and value to slot base + r. A pass of no rows reads
+// nothing but their number and writes nothing.
 struct Rows {
     int rows;
     // slot of row 0
     int base;
     // positions below this lie in the slot of the same number, for every row that sees them
     int shared;
-    int reserved;
+    // row r has its logits in row r + logits_at of the buffer, and none where that is negative
+    int logits_at;
     int token[MAX_ROWS];
     // row r sees the positions 0..=position[r]
     int position[MAX_ROWS];
@@ -73,11 +75,16 @@ static_assert(sizeof(Rows) == 16 + 3 * 4 * MAX_ROWS, "as in layout.rs");
 
 // ---- linear --------------------------------------------------------------------------------
 
-// The best of some logits of a row.
-struct Best {
-    float value, second;
+// The best of some logits of a row and the best of the others, each the lowest id of its value. A
+// NaN counts as infinity: whoever reads this alone sees that the row is of no use. Where there is
+// one logit, the second is -infinity and its token INT_MAX.
+struct alignas(16) Best {
+    float value;
     int token;
+    float second;
+    int second_token;
 };
+static_assert(sizeof(Best) == 16, "as in layout.rs");
 
 // The k loop of linear with NG groups of rows and WK warps along k: x comes through shared memory
 // in a ring of stages of up to eight groups.
@@ -101,10 +108,10 @@ __host__ __device__ constexpr int linear_loop_bytes(int ng, int wk, int warps_m)
     const int ring = STAGES * linear_stage_bytes(ng, wk), sums = wk * warps_m * linear_stage_groups(ng) * 512;
     return ring > sums ? ring : sums;
 }
-// dynamic shared memory of a block: also a scale for every row, and 12 bytes for every row tile and
+// dynamic shared memory of a block: also a scale for every row, and a Best for every row tile and
 // column of a stage
 __host__ __device__ constexpr int linear_shared_bytes(int ng, int wk, int warps_m) {
-    return linear_loop_bytes(ng, wk, warps_m) + ng * GROUP * 4 + warps_m * 8 * GROUP * 12;
+    return linear_loop_bytes(ng, wk, warps_m) + ng * GROUP * 4 + warps_m * 8 * GROUP * static_cast<int>(sizeof(Best));
 }
 
 // One matrix, and what follows it (linear.cu).
@@ -137,8 +144,9 @@ struct Linear {
     size_t head_bytes;     // of a head's keys in the cache
 
     // logits
-    float* logits;  // [rows - first_row, logits_stride]
-    Best* best;     // [rows - first_row, row_tiles / part_tiles]
+    // row r of the pass is row r + rows->logits_at - first_row of both, if that is not negative
+    float* logits;  // [.., logits_stride]
+    Best* best;     // [.., row_tiles / part_tiles]
 
     Epilogue epilogue;
     int pairs, row_tiles, row_blocks, block_tiles;

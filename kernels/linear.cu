@@ -20,7 +20,10 @@
 // once; and what the epilogue names.
 //
 // Neighbours: x and the sums of squares were written by launches before; partials and counters
-// belong to this launch, counters are zero before and after.
+// belong to this launch, counters are zero before and after. Where the pass has no row that takes
+// part, nothing but its number of rows is read.
+#include <climits>
+
 #include "layout.cuh"
 #include "ptx.cuh"
 
@@ -261,54 +264,74 @@ struct Qkv {
     }
 };
 
-// Logits, and of each part's row tiles the best, the second, and where the best is (ties: the
-// lowest id). Bytes: 4 a logit, 12 a part and row.
+// Logits, and of each part's row tiles the best and the second. Bytes: 4 a logit, 16 a part and row.
 struct Logits {
     static constexpr bool KEEPS = false;
 
+    // row of the logits of row 0 of the pass
+    static __device__ int first(const Linear& p) { return p.rows->logits_at - p.first_row; }
+
+    static __device__ bool before(float a, int a_token, float b, int b_token) {
+        return a > b || (a == b && a_token < b_token);
+    }
     static __device__ Best better(const Best& a, const Best& b) {
-        const bool first = a.value > b.value || (a.value == b.value && a.token < b.token);
-        return first ? Best{a.value, fmaxf(a.second, b.value), a.token}
-                     : Best{b.value, fmaxf(b.second, a.value), b.token};
+        const bool is_a = before(a.value, a.token, b.value, b.token);
+        // the winner's second and the loser's first
+        const float second = is_a ? a.second : b.second, other = is_a ? b.value : a.value;
+        const int second_token = is_a ? a.second_token : b.second_token, other_token = is_a ? b.token : a.token;
+        const bool stays = before(second, second_token, other, other_token);
+        return {is_a ? a.value : b.value, is_a ? a.token : b.token, stays ? second : other,
+                stays ? second_token : other_token};
     }
     static __device__ Best from_lane(const Best& a, int lanes) {
-        return {__shfl_xor_sync(~0u, a.value, lanes), __shfl_xor_sync(~0u, a.second, lanes),
-                __shfl_xor_sync(~0u, a.token, lanes)};
+        return {__shfl_xor_sync(~0u, a.value, lanes), __shfl_xor_sync(~0u, a.token, lanes),
+                __shfl_xor_sync(~0u, a.second, lanes), __shfl_xor_sync(~0u, a.second_token, lanes)};
+    }
+    // 16 bytes at a time
+    static __device__ Best load(const Best* from) {
+        const float4 v = *reinterpret_cast<const float4*>(from);
+        return {v.x, __float_as_int(v.y), v.z, __float_as_int(v.w)};
+    }
+    static __device__ void store(Best* to, const Best& best) {
+        *reinterpret_cast<float4*>(to) = make_float4(best.value, __int_as_float(best.token), best.second,
+                                                     __int_as_float(best.second_token));
     }
 
     static __device__ void fragment(const Linear& p, const Place& at, int tile_of_block, int tiles, int rows,
                                     const float* scales, float* of_tiles, float (&c)[4]) {
-        const int f = at.tile * 16 + at.g();
+        const int f = at.tile * 16 + at.g(), first_to = first(p);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            const int row = at.row(i);
+            const int row = at.row(i), to = row + first_to;
             Best best[2];
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 const int token = f + 8 * h;
                 const float z = c[2 * h + i] * scales[at.column + i];
                 const bool present = token < p.vocabulary;
-                best[h] = {present ? z : -INFINITY, -INFINITY, token};
-                if (present && row < rows && row >= p.first_row)
-                    p.logits[static_cast<size_t>(row - p.first_row) * p.logits_stride + token] = z;
+                const float value = z == z ? z : INFINITY;
+                best[h] = {present ? value : -INFINITY, present ? token : INT_MAX, -INFINITY, INT_MAX};
+                if (present && row < rows && to >= 0)
+                    p.logits[static_cast<size_t>(to) * p.logits_stride + token] = z;
             }
             Best all = better(best[0], best[1]);
             all = better(all, from_lane(all, 4));
             all = better(all, from_lane(all, 8));
             all = better(all, from_lane(all, 16));
-            if (at.g() == 0) reinterpret_cast<Best*>(of_tiles)[tile_of_block * COLUMNS + at.column + i] = all;
+            if (at.g() == 0) store(reinterpret_cast<Best*>(of_tiles) + tile_of_block * COLUMNS + at.column + i, all);
         }
     }
 
     static __device__ void block(const Linear& p, int first_tile, int tiles, int group, int rows,
                                  const float* of_tiles) {
         const Best* const best = reinterpret_cast<const Best*>(of_tiles);
-        const int parts = (p.row_tiles + p.part_tiles - 1) / p.part_tiles;
+        const int parts = (p.row_tiles + p.part_tiles - 1) / p.part_tiles, first_to = first(p);
         each_part(p, first_tile, tiles, group, rows, [&](int part, int first, int count, int column, int row) {
-            if (row < p.first_row) return;
-            Best all = best[first * COLUMNS + column];
-            for (int k = 1; k < count; k++) all = better(all, best[(first + k) * COLUMNS + column]);
-            p.best[static_cast<size_t>(row - p.first_row) * parts + part] = all;
+            const int to = row + first_to;
+            if (to < 0) return;
+            Best all = load(best + first * COLUMNS + column);
+            for (int k = 1; k < count; k++) all = better(all, load(best + (first + k) * COLUMNS + column));
+            store(p.best + static_cast<size_t>(to) * parts + part, all);
         });
     }
 };
@@ -379,7 +402,7 @@ struct Kernel {
             if (FULL || pair + j * WK < last) {
 #pragma unroll
                 for (int g = 0; g < L::STAGE_GROUPS; g++) {
-                    if (NG > 2 && group + g >= groups) continue;
+                    if (NG > 1 && group + g >= groups) continue;
                     const uint4 b = load_shared(stage + (g * L::PAIRS + j * WK) * PAIR_BYTES);
                     mma(acc[group + g], w[2 * j], b.x, b.y);
                     mma(acc[group + g], w[2 * j + 1], b.z, b.w);
@@ -564,9 +587,10 @@ struct Kernel {
     }
 
     __device__ void run() {
+        const int rows = p.rows->rows;
+        if (rows <= p.first_group * GROUP) return;
         int unit = work.start(blockIdx.x);
         load(work.segment(unit), work.segment(unit).block * p.block_tiles + wm);
-        const int rows = p.rows->rows;
         groups = min(NG, (rows + GROUP - 1) / GROUP - p.first_group);
         if (p.input_squares)
             for (int i = threadIdx.x; i < groups * GROUP; i += blockDim.x) {

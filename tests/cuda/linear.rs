@@ -2,7 +2,7 @@
 
 use crate::common::{Arg, Device, LEVELS, b_order, fragments, round};
 use bytemuck::Zeroable;
-use gavel::device::cuda::layout::{MAX_ROWS, Order, Rows};
+use gavel::device::cuda::layout::{Best, MAX_ROWS, Order, Rows};
 use gavel::device::cuda::linear::{Epilogue, Linear, kernel};
 use gavel::device::cuda::plan::{Chip, Follows, Plan};
 use half::bf16;
@@ -22,6 +22,13 @@ struct Case {
     bias: bool,
     head_norm: bool,
     judge: bool,
+    /// rows of the matrix that differ: row i is row i % distinct
+    distinct: usize,
+    /// the row of the matrix that holds a NaN
+    broken: Option<usize>,
+    logits_at: i32,
+    /// rows that the launch is made for, where the pass has fewer
+    bucket: usize,
 }
 
 impl Case {
@@ -33,6 +40,10 @@ impl Case {
             bias: false,
             head_norm: false,
             judge: false,
+            distinct: usize::MAX,
+            broken: None,
+            logits_at: 0,
+            bucket: 1,
         }
     }
 
@@ -87,8 +98,12 @@ fn packed_rows(case: &Case) -> Vec<Vec<f32>> {
     (0..case.order.tiles() * 16)
         .map(|at| match case.order.source(at) {
             None => vec![0.0; case.columns],
+            Some((_, row)) if case.broken == Some(row) => vec![f32::NAN; case.columns],
             Some((part, row)) => (0..case.columns)
-                .map(|k| rounded(scale * noise(11 + part as u64, row * case.columns + k)))
+                .map(|k| {
+                    let at = row % case.distinct * case.columns + k;
+                    rounded(scale * noise(11 + part as u64, at))
+                })
                 .collect(),
         })
         .collect()
@@ -112,7 +127,7 @@ struct Ran {
     keys: Vec<bf16>,
     values: Vec<bf16>,
     logits: Vec<f32>,
-    best: Vec<(f32, f32, i32)>,
+    best: Vec<Best>,
 }
 
 /// Inputs, as functions of their place.
@@ -143,7 +158,8 @@ fn run(
     identity: impl Fn(usize) -> usize,
 ) -> Ran {
     let plan = case.plan(chip);
-    let shape = plan.shape(rows);
+    let bucket = rows.max(case.bucket);
+    let shape = plan.shape(bucket);
     let matrix = packed_rows(case);
     let weights = fragments(plan.row_tiles, plan.pairs, |row, k| {
         round(matrix[row].get(k).copied().unwrap_or(0.0))
@@ -154,6 +170,8 @@ fn run(
     let mut pass = Rows::zeroed();
     pass.rows = rows as i32;
     pass.base = 19;
+    pass.logits_at = case.logits_at;
+    let logit_rows = rows + case.logits_at.max(0) as usize;
     let mut squares = vec![0.0; PARTS * MAX_ROWS];
     for r in 0..rows {
         pass.position[r] = 7 + identity(r) as i32;
@@ -198,7 +216,7 @@ fn run(
     let p = Linear {
         weights: device.upload("weights", &weights),
         input: device.upload("activations", &activations),
-        partials: device.empty("partials", plan.partial_buffer_bytes(rows)),
+        partials: device.empty("partials", plan.partial_buffer_bytes(bucket)),
         counters: device.upload("counters", &vec![0u32; plan.row_tiles]),
         rows: device.upload("rows", &[pass]),
         input_squares: match case.epilogue {
@@ -235,8 +253,11 @@ fn run(
             0
         },
         head_bytes: (POSITIONS * dim * 2) as u64,
-        logits: device.upload("logits", &zeros(rows * stride * 4)),
-        best: device.upload("best", &zeros(rows * plan.parts() * 12)),
+        logits: device.upload("logits", &zeros(logit_rows * stride * 4)),
+        best: device.upload(
+            "best",
+            &zeros(logit_rows * plan.parts() * size_of::<Best>()),
+        ),
         input_parts: PARTS as i32,
         inverse_width: 1.0 / case.columns as f32,
         eps: EPS,
@@ -265,7 +286,6 @@ fn run(
             .all(|&n| n == 0),
         "counters are zero again"
     );
-    let best = device.read::<u32>(p.best, rows * plan.parts() * 3);
     Ran {
         counts,
         x: device.read(p.x, rows * width),
@@ -291,11 +311,8 @@ fn run(
             .into_iter()
             .map(bf16::from_bits)
             .collect(),
-        logits: device.read(p.logits, rows * stride),
-        best: best
-            .chunks(3)
-            .map(|b| (f32::from_bits(b[0]), f32::from_bits(b[1]), b[2] as i32))
-            .collect(),
+        logits: device.read(p.logits, logit_rows * stride),
+        best: device.read(p.best, logit_rows * plan.parts()),
     }
 }
 
@@ -329,7 +346,7 @@ fn product(case: &Case, matrix: &[Vec<f32>], row: usize, at: usize) -> f64 {
 fn near(found: f32, expected: f64, tolerance: f64, what: &str) {
     let error = (f64::from(found) - expected).abs();
     assert!(
-        error <= tolerance * (1.0 + expected.abs()),
+        error <= tolerance * (1.0 + expected.abs()) || found.is_nan() && expected.is_nan(),
         "{what}: found {found}, expected {expected}"
     );
 }
@@ -397,21 +414,31 @@ fn compare(case: &Case, plan: &Plan, rows: usize, ran: &Ran) {
                     unreachable!("logits are plain")
                 };
                 let stride = vocabulary.next_multiple_of(8);
-                let logits = &ran.logits[row * stride..][..vocabulary];
+                let Some(at) = row.checked_add_signed(case.logits_at as isize) else {
+                    continue;
+                };
+                let logits = &ran.logits[at * stride..][..vocabulary];
                 for (found, expected) in logits.iter().zip(&y) {
                     near(*found, *expected, 1e-5, "logits");
                 }
-                for part in 0..plan.parts() {
+                let bests = &ran.best[at * plan.parts()..][..plan.parts()];
+                for (part, found) in bests.iter().enumerate() {
                     let first = part * plan.part_tiles * 16;
+                    let value = |i: usize| match logits[i].is_nan() {
+                        true => f32::INFINITY,
+                        false => logits[i],
+                    };
                     let mut order: Vec<usize> =
                         (first..vocabulary.min(first + plan.part_tiles * 16)).collect();
-                    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
-                    let second = order.get(1).map_or(f32::NEG_INFINITY, |&i| logits[i]);
-                    assert_eq!(
-                        ran.best[row * plan.parts() + part],
-                        (logits[order[0]], second, order[0] as i32),
-                        "best of part {part}"
-                    );
+                    order.sort_by(|&a, &b| value(b).total_cmp(&value(a)).then(a.cmp(&b)));
+                    let second = order.get(1);
+                    let expected = Best {
+                        value: value(order[0]),
+                        token: order[0] as i32,
+                        second: second.map_or(f32::NEG_INFINITY, |&i| value(i)),
+                        second_token: second.map_or(i32::MAX, |&i| i as i32),
+                    };
+                    assert_eq!(*found, expected, "best of part {part}");
                 }
             }
         }
@@ -592,6 +619,94 @@ fn bits_of(case: &Case, plan: &Plan, ran: &Ran, row: usize, rows: usize) -> Vec<
         }
     }
     bits
+}
+
+#[test]
+fn the_best_two_of_a_part_are_the_lowest_ids_of_their_values() {
+    let logits = |vocabulary, columns| Case::plain(vocabulary, columns, Epilogue::Logits);
+    // the last token is alone in its part
+    let alone = logits(257, 208);
+    assert_eq!(alone.plan(chip(4)).part_tiles, 1);
+    let cases = [
+        Case {
+            distinct: 1,
+            ..alone
+        },
+        Case {
+            distinct: 3,
+            ..logits(301, 208)
+        },
+        Case {
+            distinct: 40,
+            ..logits(2500, 64)
+        },
+        Case {
+            broken: Some(133),
+            ..logits(2500, 64)
+        },
+        Case {
+            distinct: 7,
+            broken: Some(256),
+            ..alone
+        },
+    ];
+    for level in LEVELS {
+        for case in &cases {
+            for rows in [1, 9] {
+                let device = Device::new("linear", level, rows as u64);
+                let ran = run(&device, case, chip(4), rows, |r| r);
+                compare(case, &case.plan(chip(4)), rows, &ran);
+            }
+        }
+    }
+}
+
+#[test]
+fn logits_go_where_the_pass_says() {
+    for (rows, logits_at) in [(2, -1), (9, 5), (3, 13), (12, -9)] {
+        let case = Case {
+            logits_at,
+            ..Case::plain(301, 208, Epilogue::Logits)
+        };
+        let plan = case.plan(chip(4));
+        let ran = run(&Device::new("linear", 80, 3), &case, chip(4), rows, |r| r);
+        compare(&case, &plan, rows, &ran);
+        // rows of the buffer that no row of the pass has
+        let before = logits_at.max(0) as usize;
+        let after = rows.checked_add_signed(logits_at as isize).expect("rows");
+        let stride = ran.logits.len() / (rows + before);
+        let others = (0..rows + before).filter(|at| *at < before || *at >= after);
+        for at in others {
+            let logits = &ran.logits[at * stride..][..stride];
+            assert!(logits.iter().all(|&z| z == 0.0), "logits {at}");
+            let best = &ran.best[at * plan.parts()..][..plan.parts()];
+            assert!(best.iter().all(|b| *b == Best::zeroed()), "bests {at}");
+        }
+    }
+}
+
+#[test]
+fn a_launch_for_more_rows_than_there_are_leaves_the_same_bits_and_for_none_nothing() {
+    for case in cases() {
+        let plan = case.plan(chip(4));
+        let alone = run(&Device::new("linear", 90, 0), &case, chip(4), 3, |r| r);
+        for bucket in [8, 16, 32, 64, 200] {
+            let case = Case { bucket, ..case };
+            let device = Device::new("linear", 90, bucket as u64);
+            let ran = run(&device, &case, chip(4), 3, |r| r);
+            for row in 0..3 {
+                let same =
+                    bits_of(&case, &plan, &ran, row, 3) == bits_of(&case, &plan, &alone, row, 3);
+                assert!(same, "{case:?}: row {row}");
+            }
+            let none = run(&device, &case, chip(4), 0, |r| r).counts;
+            for (label, traffic) in &none.memory {
+                let moved = traffic.bytes_read + traffic.bytes_written;
+                assert!(moved == 0 || label == "rows", "{case:?}: {label}");
+            }
+            assert!(none.mma.is_empty(), "{case:?}");
+        }
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod counting;
 mod driver;
 mod economy;
 mod embed;
+mod graph;
 mod head;
 mod judge;
 mod kv;

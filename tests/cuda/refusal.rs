@@ -56,7 +56,7 @@ fn what_does_not_fit_is_refused_with_both_figures_before_anything_is_loaded() {
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{}: {said}", widths.name);
         let model = Model::open(folder.path()).expect("a model");
-        let need = need(&model, context + MAX_ROWS, chip);
+        let need = need(&model, context + MAX_ROWS, chip, false);
         assert!(
             need.weights < free || context == 1024,
             "the context alone is too much"

@@ -336,11 +336,36 @@ impl Gpu {
         Ok(Function { handle, name })
     }
 
+    /// How many blocks of `block` threads with `shared_bytes` of dynamic shared memory a
+    /// multiprocessor holds at a time.
+    pub fn resident_blocks(
+        &self,
+        function: Function,
+        block: usize,
+        shared_bytes: usize,
+    ) -> Result<usize, DeviceError> {
+        let doing = || format!("asking how many blocks of {} fit", function.name);
+        self.bind(doing)?;
+        let threads = i32::try_from(block).unwrap_or(i32::MAX);
+        let mut blocks = 0;
+        // SAFETY: a place for an integer, and a kernel of this context.
+        let code = unsafe {
+            sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                &mut blocks,
+                function.handle,
+                threads,
+                shared_bytes,
+            )
+        };
+        check(code, "cuOccupancyMaxActiveBlocksPerMultiprocessor", doing)?;
+        Ok(usize::try_from(blocks).unwrap_or(0))
+    }
+
     /// Enqueues a kernel.
     ///
     /// # Safety
     /// `args` are the kernel's parameters, in number, type and size, and the memory that they name is as
-    /// large as the kernel expects and lives until the kernel is done.
+    /// large as the kernel expects and lives until the kernel is done, every time that it runs.
     pub unsafe fn launch(
         &self,
         function: Function,
@@ -348,6 +373,44 @@ impl Gpu {
         block: usize,
         shared_bytes: usize,
         args: &[Arg<'_>],
+    ) -> Result<(), DeviceError> {
+        // SAFETY: the caller vouches for the arguments.
+        unsafe { self.launch_as(function, grid, block, shared_bytes, args, &mut []) }
+    }
+
+    /// Enqueues a kernel whose blocks all run at the same time, and so may wait for each other:
+    /// a cooperative launch. At most [`Gpu::resident_blocks`] a multiprocessor.
+    ///
+    /// # Safety
+    /// As of [`Gpu::launch`].
+    pub unsafe fn launch_together(
+        &self,
+        function: Function,
+        grid: [usize; 3],
+        block: usize,
+        shared_bytes: usize,
+        args: &[Arg<'_>],
+    ) -> Result<(), DeviceError> {
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { pad: [0; 64] },
+        };
+        attribute.value.cooperative = 1;
+        // SAFETY: the caller vouches for the arguments.
+        unsafe { self.launch_as(function, grid, block, shared_bytes, args, &mut [attribute]) }
+    }
+
+    /// # Safety
+    /// As of [`Gpu::launch`].
+    unsafe fn launch_as(
+        &self,
+        function: Function,
+        grid: [usize; 3],
+        block: usize,
+        shared_bytes: usize,
+        args: &[Arg<'_>],
+        attributes: &mut [sys::CUlaunchAttribute],
     ) -> Result<(), DeviceError> {
         let doing = || format!("launching {} on {grid:?} blocks of {block}", function.name);
         self.bind(doing)?;
@@ -371,23 +434,23 @@ impl Gpu {
             })
             .collect();
         let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let config = sys::CUlaunchConfig {
+            gridDimX: size(grid[0]),
+            gridDimY: size(grid[1]),
+            gridDimZ: size(grid[2]),
+            blockDimX: size(block),
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: size(shared_bytes),
+            hStream: self.stream,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: size(attributes.len()),
+        };
         // SAFETY: the caller vouches for the arguments; the driver copies them before it returns.
         let code = unsafe {
-            sys::cuLaunchKernel(
-                function.handle,
-                size(grid[0]),
-                size(grid[1]),
-                size(grid[2]),
-                size(block),
-                1,
-                1,
-                size(shared_bytes),
-                self.stream,
-                pointers.as_mut_ptr(),
-                null_mut(),
-            )
+            sys::cuLaunchKernelEx(&config, function.handle, pointers.as_mut_ptr(), null_mut())
         };
-        check(code, "cuLaunchKernel", doing)
+        check(code, "cuLaunchKernelEx", doing)
     }
 
     /// Waits for all that was enqueued; `doing` says what that was.

@@ -8,7 +8,7 @@ use super::attention;
 use super::driver::{Arg, Function, Gpu};
 use super::judge::{self, JudgeRoom};
 use super::layout::{
-    GROUP, MAX_PATH, MAX_ROWS, Path, Rows, activation_bytes, cache_bytes, capacity,
+    Best, GROUP, MAX_PATH, MAX_ROWS, Path, Rows, activation_bytes, cache_bytes, capacity,
 };
 use super::linear::{Epilogue, Linear, kernel};
 use super::memory::{Buffer, Need};
@@ -16,13 +16,13 @@ use super::plan::{Chip, Follows, GROUPS, MAX_PARTS, Plan};
 use super::weights::{Matrix, Weights};
 use crate::judge::{Judge, Tap};
 use crate::model::{Config, Model};
-use crate::tree::{self, TokenTree};
+use crate::tree::TokenTree;
 use bytemuck::Zeroable;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Rows whose logits lie on the device at a time.
-const LOGIT_ROWS: usize = 64;
+/// Rows whose logits lie on the device at a time: those of a step.
+pub const STEP_ROWS: usize = 64;
 /// Most bytes of attention's partial states; what needs more is launched in parts.
 const ATTENTION_PARTIALS: usize = 64 << 20;
 /// Positions of a split of attention.
@@ -120,8 +120,8 @@ impl Sizes {
             attention: ATTENTION_PARTIALS
                 .max(attention_record(c) * 8 * c.kv_heads * capacity.div_ceil(SPLIT)),
             arrived: 4 * row_groups * c.kv_heads,
-            logits: 4 * LOGIT_ROWS * c.vocab_size.next_multiple_of(GROUP),
-            best: 12 * LOGIT_ROWS * plans.head.parts(),
+            logits: 4 * STEP_ROWS * c.vocab_size.next_multiple_of(GROUP),
+            best: size_of::<Best>() * STEP_ROWS * plans.head.parts(),
             hidden: 4 * MAX_ROWS * c.hidden_size,
             angles: 4 * capacity * c.head_dim,
         }
@@ -166,7 +166,7 @@ pub struct Forward {
     gpu: Arc<Gpu>,
     /// The model.
     pub model: Arc<Model>,
-    weights: Weights,
+    weights: Arc<Weights>,
     /// How its matrices are cut.
     pub plans: Plans,
     /// What it takes.
@@ -197,32 +197,49 @@ pub struct Forward {
     judge: JudgeRoom,
 }
 
-/// What a model with room for `positions` needs, known before anything is loaded.
-pub fn need(model: &Model, positions: usize, chip: Chip) -> Need {
+/// What a model with room for `positions` needs, known before anything is loaded; without weights
+/// where it `shares` those of another.
+pub fn need(model: &Model, positions: usize, chip: Chip, shares: bool) -> Need {
     let plans = Plans::choose(&model.config, chip);
     let sizes = Sizes::of(&model.config, &plans, capacity(positions));
+    let all = Need::of(model, positions);
+    let (weights, staging) = match shares {
+        true => (0, 0),
+        false => (all.weights, Weights::staging_bytes(model)),
+    };
     Need {
-        workspace: sizes.total() + judge::bytes(&model.config) + Weights::staging_bytes(model),
-        ..Need::of(model, positions)
+        weights,
+        workspace: sizes.total() + judge::bytes(&model.config) + staging,
+        ..all
     }
 }
 
 impl Forward {
     /// Loads `model` with room for `positions` positions, the rows of a pass included. No
     /// allocation comes after.
+    ///
+    /// With `shared`, it uses weights that are there already: those of a model whose first layers,
+    /// embedding, norm and head it has.
+    ///
+    /// # Errors
+    /// Those of [`Weights::load`]; [`DeviceError::Draft`] where `shared` are not such weights.
     pub fn load(
         gpu: &Arc<Gpu>,
         model: Arc<Model>,
         positions: usize,
+        shared: Option<Arc<Weights>>,
     ) -> Result<Forward, DeviceError> {
         let c = &model.config;
         let chip = chip(gpu);
         let plans = Plans::choose(c, chip);
-        let need = need(&model, positions, chip);
+        let need = need(&model, positions, chip, shared.is_some());
         let capacity = capacity(positions);
         let sizes = Sizes::of(c, &plans, capacity);
         let functions = functions(gpu, c, &plans, &model)?;
-        let weights = Weights::load(gpu, &model)?;
+        let weights = match shared {
+            Some(weights) => weights.check(&model).map(|()| weights)?,
+            None => Arc::new(Weights::load(gpu, &model)?),
+        };
         let new = |label, bytes| Buffer::zeroed(gpu, label, bytes);
         Ok(Forward {
             plans,
@@ -300,22 +317,13 @@ impl Forward {
         if let Some(judge) = &want.judge {
             self.judge.bring(judge, &model)?;
         }
-        self.embed(count)?;
-        let mut parts = 1;
         let mut taps = Vec::new();
-        for layer in 0..=c.layers {
+        let parts = self.enqueue_layers(count, want.judge.as_deref(), |layer| {
             if want.taps.contains(&layer) {
                 taps.push((layer, self.x.read(0, count * c.hidden_size)?));
             }
-            if let Some(judge) = &want.judge {
-                self.judge_after(judge, layer, count)?;
-            }
-            if layer < c.layers {
-                let riding = want.judge.as_ref().filter(|_| layer + 1 == c.layers);
-                let riding = riding.map_or((0, 0), |judge| self.judge.riding(judge));
-                parts = self.layer(layer, count, parts, riding)?;
-            }
-        }
+            Ok(())
+        })?;
         let mut next = PassOutput {
             taps,
             ..PassOutput::default()
@@ -324,8 +332,8 @@ impl Forward {
             Logits::None => {}
             Logits::Last => next.logits = self.head(count - 1, 1, parts)?,
             Logits::All => {
-                for from in (0..count).step_by(LOGIT_ROWS) {
-                    let some = LOGIT_ROWS.min(count - from);
+                for from in (0..count).step_by(STEP_ROWS) {
+                    let some = STEP_ROWS.min(count - from);
                     next.logits.extend(self.head(from, some, parts)?);
                 }
             }
@@ -342,6 +350,55 @@ impl Forward {
         }
         output.append(next);
         Ok(())
+    }
+
+    /// Enqueues a pass over the rows that [`Forward::rows`] and [`Forward::paths`] describe on the
+    /// device, at most `most_rows` (1 to 256; 1 to [`STEP_ROWS`] with `logits`). From the host it
+    /// reads nothing but constants, so it may be captured and replayed; `most_rows` chooses grids
+    /// and kernels, and moves no bit of any row. A pass of no rows does nothing.
+    ///
+    /// Keys and values of row r go to slot `base + r`, its state after the last layer to
+    /// [`Forward::stream`], and with `logits` those of row r and their bests to row `r + logits_at`
+    /// of [`Forward::logits`] and [`Forward::bests`], which must lie below [`STEP_ROWS`].
+    /// With a `judge`, which [`Forward::bring_judge`] has brought, its products are left where
+    /// [`Forward::judge_dots`] and [`Forward::judge_products`] say.
+    pub fn enqueue_pass(
+        &self,
+        most_rows: usize,
+        logits: bool,
+        judge: Option<&Judge>,
+    ) -> Result<(), DeviceError> {
+        assert!((1..=MAX_ROWS).contains(&most_rows) && (!logits || most_rows <= STEP_ROWS));
+        let parts = self.enqueue_layers(most_rows, judge, |_| Ok(()))?;
+        match logits {
+            true => self.enqueue_head(0, most_rows, parts),
+            false => Ok(()),
+        }
+    }
+
+    /// Enqueues embedding and layers, and the products of the judge; gives the number of partial
+    /// sums of squares. `after(l)` is called when l layers are enqueued.
+    fn enqueue_layers(
+        &self,
+        most_rows: usize,
+        judge: Option<&Judge>,
+        mut after: impl FnMut(usize) -> Result<(), DeviceError>,
+    ) -> Result<usize, DeviceError> {
+        let layers = self.model.config.layers;
+        self.embed(most_rows)?;
+        let mut parts = 1;
+        for layer in 0..=layers {
+            after(layer)?;
+            if let Some(judge) = judge {
+                self.judge_after(judge, layer, most_rows)?;
+            }
+            if layer < layers {
+                let riding = judge.filter(|_| layer + 1 == layers);
+                let riding = riding.map_or((0, 0), |judge| self.judge.riding(judge));
+                parts = self.layer(layer, most_rows, parts, riding)?;
+            }
+        }
+        Ok(parts)
     }
 
     /// The products of a judge that reads the residual stream as it is after `layer` layers.
@@ -416,9 +473,10 @@ impl Forward {
         let of_layer = c.kv_heads * head_bytes;
         let keys = self.cache.address() + (2 * index * of_layer) as u64;
         let values = keys + of_layer as u64;
-        let next_gain = match self.weights.layers.get(index + 1) {
-            Some(next) => next.input_norm,
-            None => self.weights.norm,
+        // shared weights may have more layers than this model
+        let next_gain = match index + 1 < c.layers {
+            true => self.weights.layers[index + 1].input_norm,
+            false => self.weights.norm,
         };
         let scaled = |p: Linear, parts: usize| Linear {
             input: self.normed.address(),
@@ -498,9 +556,8 @@ impl Forward {
         let kernel =
             attention::kernel(c.head_dim, row_warps).ok_or_else(|| head_dim_error(&self.model))?;
         let shared = attention::shared_bytes(c.head_dim, row_warps);
-        let splits = (self.len + tree::MAX_ROWS)
-            .min(self.capacity)
-            .div_ceil(SPLIT);
+        // of as many positions as there may be: how many there are, the device knows
+        let splits = self.capacity.div_ceil(SPLIT);
         let of_group = c.kv_heads * splits * row_warps * attention_record(c);
         let at_once = (self.attention.bytes() / of_group).clamp(1, groups);
         for first in (0..groups).step_by(at_once) {
@@ -531,8 +588,17 @@ impl Forward {
 
     /// Logits of the rows from..from + count of the sweep.
     fn head(&self, from: usize, count: usize, parts: usize) -> Result<Vec<f32>, DeviceError> {
+        self.enqueue_head(from, count, parts)?;
+        let (stride, vocabulary) = (self.logits_stride(), self.model.config.vocab_size);
+        let padded: Vec<f32> = self.logits.read(0, count * stride)?;
+        let rows = padded.chunks(stride).map(|row| &row[..vocabulary]);
+        Ok(rows.flatten().copied().collect())
+    }
+
+    /// Enqueues the head for the rows from..from + count of the pass, whose first one has its logits
+    /// in row `logits_at`.
+    fn enqueue_head(&self, from: usize, count: usize, parts: usize) -> Result<(), DeviceError> {
         let (c, plan) = (&self.model.config, &self.plans.head);
-        let stride = c.vocab_size.next_multiple_of(GROUP);
         // one row alone stands anywhere in its group
         let first_group = from / GROUP;
         let rows = from % GROUP + count;
@@ -550,13 +616,10 @@ impl Forward {
                 first_group: first_group as i32,
                 first_row: from as i32,
                 vocabulary: c.vocab_size as i32,
-                logits_stride: stride as i32,
+                logits_stride: self.logits_stride() as i32,
                 ..Linear::of(plan, Epilogue::Logits)
             },
-        )?;
-        let padded: Vec<f32> = self.logits.read(0, count * stride)?;
-        let rows = padded.chunks(stride).map(|row| &row[..c.vocab_size]);
-        Ok(rows.flatten().copied().collect())
+        )
     }
 
     fn last_hidden(&self, rows: usize, parts: usize) -> Result<Vec<f32>, DeviceError> {
@@ -620,7 +683,6 @@ impl Forward {
         if path.iter().enumerate().all(|(i, &row)| row == i) {
             return Ok(());
         }
-        let c = &self.model.config;
         let mut slots = Path::zeroed();
         slots.nodes = path.len() as i32;
         slots.base = base as i32;
@@ -628,6 +690,13 @@ impl Forward {
             *slot = (base + row) as i32;
         }
         self.path.write(0, &[slots])?;
+        self.enqueue_commit()
+    }
+
+    /// Enqueues that keys and values move as [`Forward::path`] says on the device; [`Forward::len`]
+    /// stays what it was.
+    pub fn enqueue_commit(&self) -> Result<(), DeviceError> {
+        let c = &self.model.config;
         let args = [
             Arg::Ptr(self.cache.address()),
             Arg::Ptr(self.path.address()),
@@ -640,6 +709,98 @@ impl Forward {
             self.gpu
                 .launch(self.functions["kv_commit"], grid, 128, 0, &args)
         }
+    }
+}
+
+/// Where a pass finds what it is about and leaves what it made, for launches beside it. Addresses
+/// stay as long as this.
+impl Forward {
+    /// A [`Rows`]: the rows of the next pass.
+    pub fn rows(&self) -> &Buffer {
+        &self.rows
+    }
+
+    /// i32 \[256 * 512\]: slots of the positions that [`Rows::path_at`] names.
+    pub fn paths(&self) -> &Buffer {
+        &self.paths
+    }
+
+    /// A [`Path`]: what [`Forward::enqueue_commit`] moves.
+    pub fn path(&self) -> &Buffer {
+        &self.path
+    }
+
+    /// bf16 \[layers, keys and values, kv_heads, slots * head_dim\], a head as in layout.cuh.
+    pub fn cache(&self) -> &Buffer {
+        &self.cache
+    }
+
+    /// Slots of the cache.
+    pub fn slots(&self) -> usize {
+        self.capacity
+    }
+
+    /// f32 \[STEP_ROWS, logits_stride\]: logits of a pass's rows.
+    pub fn logits(&self) -> &Buffer {
+        &self.logits
+    }
+
+    /// Floats from one row's logits to the next one's: the vocabulary in whole eights.
+    pub fn logits_stride(&self) -> usize {
+        self.model.config.vocab_size.next_multiple_of(GROUP)
+    }
+
+    /// [`Best`] \[STEP_ROWS, best_parts\]: the two best logits of each part of a row, parts in
+    /// ascending order of their tokens.
+    pub fn bests(&self) -> &Buffer {
+        &self.best
+    }
+
+    /// Parts of a row of [`Forward::bests`].
+    pub fn best_parts(&self) -> usize {
+        self.plans.head.parts()
+    }
+
+    /// f32 \[256, hidden_size\]: the residual stream after the last layer, before the final norm.
+    pub fn stream(&self) -> &Buffer {
+        &self.x
+    }
+
+    /// f32 \[square_parts, 256\]: parts of each row's sum of squares of [`Forward::stream`], to be
+    /// added in ascending order.
+    pub fn squares(&self) -> &Buffer {
+        &self.squares
+    }
+
+    /// Parts of a row of [`Forward::squares`] and [`Forward::judge_dots`] after a pass.
+    pub fn square_parts(&self) -> usize {
+        self.plans.down.parts()
+    }
+
+    /// Brings a judge's weights to the device, unless they are there: before a pass with it is
+    /// captured.
+    pub fn bring_judge(&mut self, judge: &Arc<Judge>) -> Result<(), DeviceError> {
+        let model = self.model.clone();
+        self.judge.bring(judge, &model)
+    }
+
+    /// Address of f32 \[square_parts, 256\]: parts of each row's product of a linear judge's weights
+    /// with the final hidden state, still to be scaled as the final norm scales it; 0 where the
+    /// judge has no such part.
+    pub fn judge_dots(&self, judge: &Judge) -> u64 {
+        self.judge.riding(judge).1
+    }
+
+    /// Address of f32 \[width, 256\]: products of a judge's units with tap number `tap`, without
+    /// bias; those of the final hidden state still to be scaled as the final norm scales it, and
+    /// those of a linear judge in [`Forward::judge_dots`] instead.
+    pub fn judge_products(&self, tap: usize) -> u64 {
+        self.judge.tap(tap).1
+    }
+
+    /// The weights, for a drafter that shares them.
+    pub fn weights(&self) -> &Arc<Weights> {
+        &self.weights
     }
 }
 

@@ -25,14 +25,30 @@ pub struct Rows {
     pub base: i32,
     /// Positions below this lie in the slot of the same number, for every row that sees them.
     pub shared: i32,
-    /// Zero.
-    pub reserved: i32,
+    /// Row r has its logits in row `r + logits_at` of the buffer, and none where that is negative.
+    pub logits_at: i32,
     /// Token ids.
     pub token: [i32; MAX_ROWS],
     /// Row r sees the positions 0..=position\[r\].
     pub position: [i32; MAX_ROWS],
     /// Position p >= shared of row r lies in slot path\[path_at\[r\] + p - shared\].
     pub path_at: [i32; MAX_ROWS],
+}
+
+/// `Best` of layout.cuh: the best of some logits of a row and the best of the others, each the
+/// lowest id of its value. A NaN counts as infinity; where there is one logit, the second is
+/// -infinity and its token `i32::MAX`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+pub struct Best {
+    /// The best logit.
+    pub value: f32,
+    /// Its token.
+    pub token: i32,
+    /// The best of the others.
+    pub second: f32,
+    /// Its token.
+    pub second_token: i32,
 }
 
 /// A path of the last pass: node i moves from slot `slot[i]` to slot `base + i`.
@@ -51,6 +67,7 @@ const _: () = assert!(
     size_of::<Rows>() == 16 + 3 * 4 * MAX_ROWS,
     "as in layout.cuh"
 );
+const _: () = assert!(size_of::<Best>() == 16, "as in layout.cuh");
 const _: () = assert!(size_of::<Path>() == 8 + 4 * MAX_PATH, "as in layout.cuh");
 
 /// Which rows of which matrices make up the rows of a packed one.

@@ -9,6 +9,7 @@ use bytemuck::Pod;
 use cudarc::driver::sys;
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 /// An allocation on the device, freed when dropped.
 pub struct Buffer {
@@ -133,10 +134,13 @@ impl Drop for Buffer {
     }
 }
 
-/// Memory of the host that the device copies from and to on its own, freed when dropped.
+/// Memory of the host that the device copies from and to on its own, and that kernels reach, freed
+/// when dropped.
 pub struct Pinned {
     gpu: Arc<Gpu>,
     start: NonNull<u8>,
+    /// of the same memory, for kernels
+    address: u64,
     bytes: usize,
 }
 
@@ -144,14 +148,15 @@ pub struct Pinned {
 unsafe impl Send for Pinned {}
 
 impl Pinned {
-    /// Allocates `bytes`, all zero.
-    pub fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Pinned, DeviceError> {
-        let bytes = bytes.max(1);
-        let doing = || format!("allocating {bytes} bytes of pinned memory");
+    /// Allocates `bytes`, or four where they are fewer, all zero; `label` as of [`Buffer::new`].
+    pub fn new(gpu: &Arc<Gpu>, label: &'static str, bytes: usize) -> Result<Pinned, DeviceError> {
+        let bytes = bytes.max(4);
+        let doing = || format!("allocating {bytes} bytes of pinned memory for {label}");
         gpu.bind(doing)?;
         let mut start = null_mut();
+        let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP;
         // SAFETY: a place for a pointer.
-        let code = unsafe { sys::cuMemHostAlloc(&mut start, bytes, 0) };
+        let code = unsafe { sys::cuMemHostAlloc(&mut start, bytes, flags) };
         check(code, "cuMemHostAlloc", doing)?;
         let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| DeviceError::Cuda {
             doing: doing(),
@@ -160,17 +165,38 @@ impl Pinned {
         })?;
         // SAFETY: the driver gave this many bytes.
         unsafe { start.as_ptr().write_bytes(0, bytes) };
-        Ok(Pinned {
+        // from here on dropping it gives it back
+        let mut pinned = Pinned {
             gpu: gpu.clone(),
             start,
+            address: 0,
             bytes,
-        })
+        };
+        let host = start.as_ptr().cast();
+        // SAFETY: a place for an address; the memory was allocated above, to be mapped.
+        let code = unsafe { sys::cuMemHostGetDevicePointer_v2(&mut pinned.address, host, 0) };
+        check(code, "cuMemHostGetDevicePointer", doing)?;
+        gpu.label(pinned.address, label);
+        Ok(pinned)
+    }
+
+    /// Its address for kernels.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Its whole words, which kernels may write meanwhile: what a kernel wrote before a word with
+    /// `__threadfence_system` between is there once an acquiring load finds that word.
+    pub fn words(&self) -> &[AtomicU32] {
+        // SAFETY: allocated and initialised by `new`, at a multiple of a page; atomics may change
+        // while they are shared, and `bytes_mut` takes this whole.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.bytes / 4) }
     }
 
     /// Its bytes.
     ///
     /// # Safety
-    /// No copy from or to it is under way.
+    /// No copy from or to it is under way, and no kernel that reaches it.
     pub unsafe fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: allocated and initialised by `new`; the caller vouches for the device.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes) }

@@ -6,6 +6,7 @@
 mod attention;
 mod driver;
 mod forward;
+mod graph;
 mod image;
 mod judge;
 pub mod layout;
@@ -19,7 +20,8 @@ pub use attention::{
     kernel as attention_kernel, row_warps, shared_bytes as attention_shared_bytes,
 };
 pub use driver::{Arg, Function, Gpu, OLDEST_DRIVER, Properties};
-pub use forward::{Plans, chip, need};
+pub use forward::{Forward, Plans, STEP_ROWS, chip, need};
+pub use graph::{Event, Graph};
 pub use memory::{Buffer, Need, Pinned};
 pub use weights::{LayerWeights, Matrix, Weights};
 
@@ -33,7 +35,6 @@ use super::{
 use crate::draft::Drafter;
 use crate::tree::{MAX_ROWS, TokenTree};
 use crate::verify::{Inputs, Philox, Rows, verify};
-use forward::Forward;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -65,9 +66,10 @@ impl Cuda {
         }
         let gpu = Gpu::open(ordinal)?;
         let positions = setup.context + MAX_ROWS;
-        need(&setup.target, positions, chip(&gpu)).check(gpu.free_bytes()?, setup.context)?;
+        need(&setup.target, positions, chip(&gpu), false)
+            .check(gpu.free_bytes()?, setup.context)?;
         Ok(Cuda {
-            target: Forward::load(&gpu, setup.target.clone(), positions)?,
+            target: Forward::load(&gpu, setup.target.clone(), positions, None)?,
             gpu,
             context: setup.context,
             sequence: None,

@@ -1,7 +1,7 @@
 //! How each matrix is cut for a device, once at load: what exactness fixes, and what varies with
 //! the rows of a pass.
 
-use super::layout::{GROUP, MAX_ROWS, TILE, pairs};
+use super::layout::{Best, GROUP, MAX_ROWS, TILE, pairs};
 
 /// What the plans depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,7 +240,7 @@ fn shared_bytes(groups: usize, warps_k: usize, warps_m: usize) -> usize {
         false => 16384 / chunk * chunk,
     };
     let sums = warps_k * warps_m * stage_groups * 512;
-    (3 * stage).max(sums) + groups * GROUP * 4 + warps_m * 8 * GROUP * 12
+    (3 * stage).max(sums) + groups * GROUP * 4 + warps_m * 8 * GROUP * size_of::<Best>()
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@
 
 use super::super::DeviceError;
 use super::driver::{Arg, Function, Gpu, check};
+use super::graph::Event;
 use super::layout::{Order, PAIR, TILE, packed_bytes, pairs};
 use super::memory::{Buffer, Pinned};
 use crate::model::{Config, Dtype, Linear, Model, Tensor};
 use cudarc::driver::sys;
-use std::ptr::null_mut;
 use std::sync::Arc;
 
 /// Bytes of each pinned buffer, where sixteen rows are not longer.
@@ -256,6 +256,37 @@ impl Weights {
         })
     }
 
+    /// Checks that they serve `model`: the first layers of the model that they are of.
+    ///
+    /// # Errors
+    /// [`DeviceError::Draft`] where they have fewer layers or other shapes.
+    pub fn check(&self, model: &Model) -> Result<(), DeviceError> {
+        let c = &model.config;
+        let of_layer = |(index, layer): (usize, &LayerWeights)| {
+            let found = [layer.qkv, layer.o, layer.gate_up, layer.down];
+            let expected = matrices(model, index);
+            let same = |(found, (parts, order)): (&Matrix, &(Vec<&Linear>, Order))| {
+                found.order == *order && found.columns == parts[0].weight.cols()
+            };
+            found.iter().zip(&expected).all(same)
+        };
+        let table = |m: &Matrix| m.order == table(c) && m.columns == c.hidden_size;
+        let layers = self.layers.len();
+        let same = layers >= c.layers
+            && table(&self.head)
+            && table(&self.embed)
+            && self.layers[..c.layers].iter().enumerate().all(of_layer);
+        match same {
+            true => Ok(()),
+            false => Err(DeviceError::Draft(format!(
+                "{} with {} layers cannot share the weights of a model of {layers} layers: expected \
+                 its first layers",
+                model.dir.display(),
+                c.layers
+            ))),
+        }
+    }
+
     /// Bytes of device memory that loading `model` takes besides, until it is loaded.
     pub fn staging_bytes(model: &Model) -> usize {
         STAGING_BYTES.max(sizes(model).sixteen_rows)
@@ -390,10 +421,11 @@ struct Packer {
 
 impl Packer {
     fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Packer, DeviceError> {
+        let pinned = || Pinned::new(gpu, "pinned staging", bytes);
         Ok(Packer {
             gpu: gpu.clone(),
-            pinned: [Pinned::new(gpu, bytes)?, Pinned::new(gpu, bytes)?],
-            copied: [Event::new(gpu)?, Event::new(gpu)?],
+            pinned: [pinned()?, pinned()?],
+            copied: [Event::new(gpu, false)?, Event::new(gpu, false)?],
             next: 0,
             staging: Buffer::new(gpu, "staging", bytes)?,
             kernels: [
@@ -502,55 +534,5 @@ fn about(error: DeviceError, doing: impl Fn() -> String) -> DeviceError {
             said,
         },
         other => other,
-    }
-}
-
-/// A place in the stream.
-struct Event {
-    gpu: Arc<Gpu>,
-    handle: sys::CUevent,
-}
-
-// SAFETY: the driver takes handles from every thread in which the context is current.
-unsafe impl Send for Event {}
-
-impl Event {
-    fn new(gpu: &Arc<Gpu>) -> Result<Event, DeviceError> {
-        let doing = || "making an event".to_owned();
-        gpu.bind(doing)?;
-        let mut handle = null_mut();
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
-        // SAFETY: a place for a handle.
-        let code = unsafe { sys::cuEventCreate(&mut handle, flags) };
-        check(code, "cuEventCreate", doing)?;
-        Ok(Event {
-            gpu: gpu.clone(),
-            handle,
-        })
-    }
-
-    /// Puts it behind all that was enqueued.
-    fn record(&self, doing: impl Fn() -> String) -> Result<(), DeviceError> {
-        self.gpu.bind(&doing)?;
-        // SAFETY: both live.
-        let code = unsafe { sys::cuEventRecord(self.handle, self.gpu.stream()) };
-        check(code, "cuEventRecord", doing)
-    }
-
-    /// Waits for it; an event that was never recorded is not waited for.
-    fn wait(&self, doing: impl Fn() -> String) -> Result<(), DeviceError> {
-        self.gpu.bind(&doing)?;
-        // SAFETY: the event lives.
-        let code = unsafe { sys::cuEventSynchronize(self.handle) };
-        check(code, "cuEventSynchronize", doing)
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        if self.gpu.bind(String::new).is_ok() {
-            // SAFETY: made by `new` and destroyed once.
-            let _ = unsafe { sys::cuEventDestroy_v2(self.handle) };
-        }
     }
 }
