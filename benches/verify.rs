@@ -8,9 +8,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use gavel::tree::{Shape, TokenTree};
-use gavel::verify::{
-    Inputs, Law, Philox, Policy, Remaining, Rows, Rule, Sampling, Site, Use, verify,
-};
+use gavel::verify::{Inputs, Law, Philox, Policy, Remaining, Rows, Rule, Sampling, Site, verify};
 
 const VOCABS: [usize; 2] = [49_152, 151_936]; // SmolLM2, Qwen2.5
 const SHAPES: [&str; 3] = ["4", "8", "4x2x2x1"];

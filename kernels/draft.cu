@@ -121,7 +121,7 @@ __device__ __forceinline__ void append(const Level& level) {
 // there is room for, gets none.
 //
 // Grid: teams * size blocks that are resident together, block: 256; team t has the level's rows t,
-// t + teams, ...; the last team that is done appends to the tree. Dynamic shared memory, workspace:
+// t + teams, ...; the last block that is done appends to the tree. Dynamic shared memory, workspace:
 // as of verify.
 // Bytes of a row: its parts, 16 each; nothing else where one child is the best token; else the row
 // once.
@@ -158,11 +158,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         if (team.rank == 0 && threadIdx.x == 0) chosen[0] = count;
         if (!alone) team.sync();
     }
-    if (blockIdx.x % size != 0) return;
+    // every block, for all of them have read the level that is replaced now
     __syncthreads();
     if (threadIdx.x == 0) {
         __threadfence();
-        is_last = atomicInc(&g.arrived, teams - 1) == static_cast<unsigned>(teams - 1);
+        is_last = atomicInc(&g.arrived, gridDim.x - 1) == gridDim.x - 1;
         __threadfence();
     }
     __syncthreads();

@@ -111,7 +111,7 @@ struct Growing {
     int depth;
     // unusable logits were met in this row, or -1
     int failed_row;
-    // teams that are done with the level
+    // blocks that are done with the level
     unsigned arrived;
     int reserved;
 };

@@ -252,9 +252,9 @@ struct Verifier {
             team.sync();
             const float* const sums = team.sums(0);
             const float total = team.total(sums);
+            team.next_sums();  // some may still be reading these
             s.sums = nullptr;
             if (total > 0.0f) {
-                team.next_sums();
                 swap_slices();
                 s.has_residual = true;
                 s.total = total;

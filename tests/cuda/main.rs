@@ -9,9 +9,11 @@ mod attention;
 mod build_script;
 mod common;
 mod counting;
+mod draft;
 mod driver;
 mod economy;
 mod embed;
+mod enumeration;
 mod graph;
 mod head;
 mod judge;
@@ -26,3 +28,11 @@ mod sass;
 mod toolkit;
 mod verify;
 mod widths;
+
+// What proves the reference lossless proves the kernel, too.
+#[allow(dead_code)]
+#[path = "../lossless/enumerate.rs"]
+mod enumerate;
+#[allow(dead_code)]
+#[path = "../lossless/toy.rs"]
+mod toy;

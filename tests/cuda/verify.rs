@@ -4,7 +4,7 @@
 use crate::common::{Arg, Device, LEVELS};
 use bytemuck::Zeroable;
 use gavel::device::cuda::verify::{
-    Law, MAX_NODES, Policy, Stream, Teams, Tree, Verdict, Verification, order_key,
+    Choice, Law, MAX_NODES, Policy, Stream, Teams, Tree, USES, Verdict, Verification, order_key,
 };
 use gavel::tree::TokenTree;
 use gavel::verify::{self as reference, Inputs, NextReason, Philox, Remaining, Rows, Rule, Site};
@@ -23,6 +23,10 @@ pub struct Case {
     /// [nodes + 1, drafter_vocabulary]
     pub drafter: Option<Vec<f32>>,
     pub laws: Option<Vec<reference::Law>>,
+    /// At which the laws were made, where it is not 0.
+    pub draft_temperature: f32,
+    /// Decisions made in place of random numbers: [nodes + 1, uses].
+    pub script: Option<Vec<Choice>>,
     pub scores: Option<Vec<f32>>,
     pub policy: reference::Policy,
     pub philox: Philox,
@@ -50,16 +54,16 @@ impl Case {
         let drafter = self.drafter.as_deref().expect("logits");
         let logits = &drafter[row * self.drafter_vocabulary..];
         let logits = &logits[..self.drafter_vocabulary.min(self.vocabulary)];
-        device_law(&laws[row], logits, None)
+        device_law(&laws[row], logits, self.draft_temperature)
     }
 }
 
-/// A law of a row as the kernels hold it, from its support; `temperature` where it is not 1.
-pub fn device_law(law: &reference::Law, logits: &[f32], temperature: Option<f32>) -> Law {
+/// A law of a row as the kernels hold it, from its support.
+fn device_law(law: &reference::Law, logits: &[f32], temperature: f32) -> Law {
     let mut all = Law::zeroed();
     all.only = law.certain().map_or(-1, |token| token as i32);
     all.total = law.total();
-    all.temperature = temperature.unwrap_or(1.0);
+    all.temperature = temperature;
     all.max = logits.iter().copied().fold(NEVER, f32::max);
     let last = law
         .support()
@@ -135,11 +139,7 @@ pub fn case(random: &mut fastrand::Rng, vocabulary: usize, nodes: usize) -> Case
     let sampled = random.bool();
     let philox = Philox::new(random.u64(..), random.u32(..)).at_step(random.u32(..9));
     let target_sampling = sampling(random);
-    let draft_sampling = reference::Sampling {
-        // weights of a law that the test makes are those of temperature 1 or of one token
-        temperature: [0.0, 1.0, 1.0, 1.0][random.usize(0..4)],
-        ..sampling(random)
-    };
+    let draft_sampling = sampling(random);
     let mut tree = TokenTree::default();
     let mut drafter: Vec<f32> = Vec::new();
     let mut target: Vec<f32> = Vec::new();
@@ -211,6 +211,8 @@ pub fn case(random: &mut fastrand::Rng, vocabulary: usize, nodes: usize) -> Case
         drafter_vocabulary,
         drafter: Some(drafter),
         laws: sampled.then_some(laws),
+        draft_temperature: draft_sampling.temperature,
+        script: None,
         scores,
         policy: reference::Policy {
             sampling: target_sampling,
@@ -227,14 +229,16 @@ pub struct Batch {
     pub device: Device,
     verifications: Vec<Verification>,
     verdicts: Vec<u64>,
-    vocabulary: usize,
+    pub vocabulary: usize,
 }
 
 impl Batch {
-    pub fn new(device: Device, cases: &[Case]) -> Batch {
+    pub fn new<'a>(device: Device, cases: impl IntoIterator<Item = &'a Case>) -> Batch {
         let mut verifications = Vec::new();
         let mut verdicts = Vec::new();
+        let mut vocabulary = 1;
         for case in cases {
+            vocabulary = vocabulary.max(case.vocabulary);
             let rows = case.tree.len() + 1;
             let stride = case.vocabulary.next_multiple_of(8);
             let drafter_stride = case.drafter_vocabulary.next_multiple_of(8);
@@ -275,7 +279,10 @@ impl Batch {
                         step: case.philox.step,
                     }],
                 ),
-                script: 0,
+                script: case
+                    .script
+                    .as_ref()
+                    .map_or(0, |s| device.upload("script", s)),
                 verdict,
                 policy: Policy::of(&case.policy, device.upload("guard", &guard)),
                 vocabulary: case.vocabulary as i32,
@@ -291,7 +298,7 @@ impl Batch {
             device,
             verifications,
             verdicts,
-            vocabulary: cases.iter().map(|c| c.vocabulary).max().unwrap_or(1),
+            vocabulary,
         }
     }
 
@@ -322,6 +329,13 @@ impl Batch {
         let verdicts = self.verdicts.iter();
         let verdicts = verdicts.map(|&at| self.device.read(at, 1)[0]).collect();
         (verdicts, counts)
+    }
+
+    /// The scripts with the probabilities that the kernel gave each decision.
+    pub fn scripts(&self, rows: impl Iterator<Item = usize>) -> Vec<Vec<Choice>> {
+        let all = self.verifications.iter().zip(rows);
+        all.map(|(v, rows)| self.device.read(v.script, rows * USES))
+            .collect()
     }
 
     /// A launch with as many blocks as the device has multiprocessors.

@@ -2,7 +2,7 @@
 
 use gavel::tree::TokenTree;
 use gavel::verify::{
-    Chooser, Inputs, Law, Policy, Real, Remaining, Rows, Rule, Sampling, Site, Use, Verdict, verify,
+    Chooser, Inputs, Law, Policy, Real, Remaining, Rows, Rule, Sampling, Site, Verdict, verify,
 };
 
 /// A model over `vocab` tokens whose logits depend on the last `memory` tokens.

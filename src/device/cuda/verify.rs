@@ -152,7 +152,7 @@ pub struct Growing {
     pub depth: i32,
     /// A row whose logits are unusable, or -1.
     pub failed_row: i32,
-    /// Teams that are done with the level.
+    /// Blocks that are done with the level.
     pub arrived: u32,
     /// Zero.
     pub reserved: i32,
