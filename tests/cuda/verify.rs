@@ -113,12 +113,12 @@ fn rule(random: &mut fastrand::Rng) -> Rule {
             delta: [0.5, 2.0, f32::INFINITY][random.usize(0..3)],
             reverse: random.bool(),
         },
-        6 => Rule::Margin { ratio: 0.8 },
+        6 => Rule::Margin { ratio: 0.6 },
         7 => Rule::TYPICAL,
         8 => Rule::Threshold { t: 0.05 },
         9 => Rule::Sglang {
-            single: 0.3,
-            accumulated: 0.7,
+            single: 0.2,
+            accumulated: 0.5,
         },
         10 => Rule::TopK {
             k: random.usize(1..6),
