@@ -22,9 +22,7 @@
 // Neighbours: x and the sums of squares were written by launches before; partials and counters
 // belong to this launch, counters are zero before and after. Where the pass has no row that takes
 // part, nothing but its number of rows is read.
-#include <climits>
-
-#include "layout.cuh"
+#include "best.cuh"
 #include "ptx.cuh"
 
 namespace {
@@ -271,27 +269,8 @@ struct Logits {
     // row of the logits of row 0 of the pass
     static __device__ int first(const Linear& p) { return p.rows->logits_at - p.first_row; }
 
-    static __device__ bool before(float a, int a_token, float b, int b_token) {
-        return a > b || (a == b && a_token < b_token);
-    }
-    static __device__ Best better(const Best& a, const Best& b) {
-        const bool is_a = before(a.value, a.token, b.value, b.token);
-        // the winner's second and the loser's first
-        const float second = is_a ? a.second : b.second, other = is_a ? b.value : a.value;
-        const int second_token = is_a ? a.second_token : b.second_token, other_token = is_a ? b.token : a.token;
-        const bool stays = before(second, second_token, other, other_token);
-        return {is_a ? a.value : b.value, is_a ? a.token : b.token, stays ? second : other,
-                stays ? second_token : other_token};
-    }
-    static __device__ Best from_lane(const Best& a, int lanes) {
-        return {__shfl_xor_sync(~0u, a.value, lanes), __shfl_xor_sync(~0u, a.token, lanes),
-                __shfl_xor_sync(~0u, a.second, lanes), __shfl_xor_sync(~0u, a.second_token, lanes)};
-    }
     // 16 bytes at a time
-    static __device__ Best load(const Best* from) {
-        const float4 v = *reinterpret_cast<const float4*>(from);
-        return {v.x, __float_as_int(v.y), v.z, __float_as_int(v.w)};
-    }
+    static __device__ Best load(const Best* from) { return of_bits(*reinterpret_cast<const float4*>(from)); }
     static __device__ void store(Best* to, const Best& best) {
         *reinterpret_cast<float4*>(to) = make_float4(best.value, __int_as_float(best.token), best.second,
                                                      __int_as_float(best.second_token));
@@ -309,8 +288,7 @@ struct Logits {
                 const int token = f + 8 * h;
                 const float z = c[2 * h + i] * scales[at.column + i];
                 const bool present = token < p.vocabulary;
-                const float value = z == z ? z : INFINITY;
-                best[h] = {present ? value : -INFINITY, present ? token : INT_MAX, -INFINITY, INT_MAX};
+                best[h] = present ? single(z, token) : NO_BEST;
                 if (present && row < rows && to >= 0)
                     p.logits[static_cast<size_t>(to) * p.logits_stride + token] = z;
             }

@@ -70,16 +70,21 @@ struct Verifier {
     bool failed;
 
     __device__ __forceinline__ Verifier(const Verification& v, Team& team)
-        : v(v), team(team), children{v.tree, team.shared}, verdict(*v.verdict), leader(team.rank == 0 && threadIdx.x == 0), failed(false) {}
+        : v(v), team(team), children{v.tree, team.shared}, verdict(*v.verdict),
+          leader(team.rank == 0 && threadIdx.x == 0), failed(false) {}
 
     // ---- rows ----
 
-    __device__ __forceinline__ Row target(int row) const { return {v.target + static_cast<size_t>(row) * v.target_stride, v.vocabulary}; }
+    __device__ __forceinline__ Row target(int row) const {
+        return {v.target + static_cast<size_t>(row) * v.target_stride, v.vocabulary};
+    }
     __device__ __forceinline__ Row drafter(int row) const {
         return {v.drafter + static_cast<size_t>(row) * v.drafter_stride, v.drafter_vocabulary};
     }
     __device__ __forceinline__ Best best(int row) const { return load_best(team.space.exchange->best + row); }
-    __device__ __forceinline__ Best drafter_best(int row) const { return load_best(team.space.exchange->drafter_best + row); }
+    __device__ __forceinline__ Best drafter_best(int row) const {
+        return load_best(team.space.exchange->drafter_best + row);
+    }
 
     // The best of every row of the target's logits and, where the rule asks, of the drafter's: of the
     // parts that their LM heads left, or, where those left none, of the rows themselves.
@@ -202,11 +207,12 @@ struct Verifier {
         return integer(weight(q, token, q.only < 0 ? drafter(row)[token] : 0.0f));
     }
 
-    // The next slice becomes max(p - q, 0) of this block's part, and its sums are left. p is what the slice holds
-    // over its total: a residual, or a row of which there is a law, then times scale. Bytes: the row of
-    // q once.
+    // The next slice becomes max(p - q, 0) of this block's part, and its sums are left. p is what the
+    // slice holds over its total: a residual, or a row of which there is a law, then times scale.
+    // Bytes: the row of q once.
     template <typename Gone>
-    __device__ __forceinline__ void subtract(int row, bool residual, const Law& p, float scale, float p_total, const Draft& q, Gone gone) {
+    __device__ __forceinline__ void subtract(int row, bool residual, const Law& p, float scale, float p_total,
+                                             const Draft& q, Gone gone) {
         const Row zq = q.law.only < 0 ? drafter(row) : Row{nullptr, 0};
         const float q_total = __ull2float_rn(q.total);
         team.each_chunk([&](int chunk, int place) {
@@ -247,7 +253,8 @@ struct Verifier {
             for (int node = children.next(s.pending); node >= 0; node = children.next(node)) {
                 const int token = children.token(node), chunk = token / CHUNK;
                 if (team.owns(chunk) && threadIdx.x % 32 == 0)
-                    team.space.exchange->at_node[turn][node] = team.next_slice[chunk / team.size * CHUNK + token % CHUNK];
+                    team.space.exchange->at_node[turn][node] =
+                        team.next_slice[chunk / team.size * CHUNK + token % CHUNK];
             }
             team.sync();
             const float* const sums = team.sums(0);
@@ -295,9 +302,7 @@ struct Verifier {
             zr = drafter(row);
             shared_ids = min(z.width, zr.width);
             const Best of_drafter = drafter_best(row);
-            if (!usable(of_drafter)) {
-                return fail(Verdict::DRAFTER_LOGITS, row);
-            }
+            if (!usable(of_drafter)) return fail(Verdict::DRAFTER_LOGITS, row);
             r_top = of_drafter.value;
             // a best token that the other row lacks: the best of the part that both have
 #pragma unroll 1

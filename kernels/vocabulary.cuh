@@ -5,6 +5,7 @@
 // c % size, lane l holds the ids 4 l .. 4 l + 3 of it. Every block takes every decision, on the same
 // numbers; what blocks tell each other goes through the team's exchange, between two barriers.
 #pragma once
+#include "best.cuh"
 #include "ptx.cuh"
 #include "real.cuh"
 
@@ -110,43 +111,17 @@ struct Row {
 
 // ---- the best of a row ----
 
-__device__ __forceinline__ bool beats(float a, int a_token, float b, int b_token) {
-    return a > b || (a == b && a_token < b_token);
-}
-
-// The best two of two pairs. A row's tokens are distinct.
-__device__ __forceinline__ Best better(const Best& a, const Best& b) {
-    const bool first = beats(a.value, a.token, b.value, b.token);
-    const Best& won = first ? a : b;
-    const Best& lost = first ? b : a;
-    const bool own = beats(won.second, won.second_token, lost.value, lost.token);
-    return {won.value, won.token, own ? won.second : lost.value, own ? won.second_token : lost.token};
-}
-
-constexpr Best NO_BEST = {-INFINITY, INT_MAX, -INFINITY, INT_MAX};
-
 __device__ __forceinline__ Best better_of_warp(Best best) {
 #pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) {
-        const Best other = {__shfl_xor_sync(~0u, best.value, lanes), __shfl_xor_sync(~0u, best.token, lanes),
-                            __shfl_xor_sync(~0u, best.second, lanes),
-                            __shfl_xor_sync(~0u, best.second_token, lanes)};
-        best = better(best, other);
-    }
+    for (int lanes = 16; lanes > 0; lanes /= 2) best = better(best, from_lane(best, lanes));
     return best;
-}
-
-// NaN counts as infinity, which no row of logits may hold.
-__device__ __forceinline__ Best single(float z, int token) {
-    return {isnan(z) ? INFINITY : z, token, -INFINITY, INT_MAX};
 }
 
 __device__ __forceinline__ bool usable(const Best& best) { return fabsf(best.value) < INFINITY; }
 
 // Past L1: another block may have written it.
 __device__ __forceinline__ Best load_best(const Best* at) {
-    const int4 bits = __ldcg(reinterpret_cast<const int4*>(at));
-    return {__int_as_float(bits.x), bits.y, __int_as_float(bits.z), bits.w};
+    return of_bits(__ldcg(reinterpret_cast<const float4*>(at)));
 }
 
 // ---- a team ----
@@ -260,7 +235,8 @@ struct Team {
     // The best of parts, of which this warp reads every `step`th 32 from the `first`th on.
     static __device__ __forceinline__ Best best_of_parts(const Best* parts, int count, int first = 0, int step = 1) {
         Best best = NO_BEST;
-        for (int i = first * 32 + threadIdx.x % 32; i < count; i += step * 32) best = better(best, load_best(parts + i));
+        for (int i = first * 32 + threadIdx.x % 32; i < count; i += step * 32)
+            best = better(best, load_best(parts + i));
         return better_of_warp(best);
     }
 

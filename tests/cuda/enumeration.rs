@@ -3,10 +3,10 @@
 
 use crate::common::{Device, LEVELS};
 use crate::enumerate::{Enumeration, distance, plain, stepwise};
-use crate::toy::{Case as Toys, Growth, ROUGH, SMOOTH, Toy, mix};
+use crate::toy::{Case as Toys, Growth, ROUGH, SAMPLINGS, SMOOTH, Toy, mix};
 use crate::verify::{Batch, Case};
 use gavel::device::cuda::verify::{Choice, Teams, USES};
-use gavel::verify::{Chooser, Mass, Philox, Policy, Remaining, Rule, Sampling, Site, Use};
+use gavel::verify::{Chooser, Mass, Philox, Policy, Remaining, Rule, Site, Use};
 
 /// Sums of products of f32 probabilities.
 const TOLERANCE: f64 = 1e-6;
@@ -140,24 +140,6 @@ fn check(toys: &Toys) -> usize {
     count
 }
 
-/// Truncation on neither side, on either, on both; one side greedy.
-fn samplings() -> [(Sampling, Sampling); 7] {
-    let cut = |temperature, top_k, top_p| Sampling {
-        temperature,
-        top_k,
-        top_p,
-    };
-    [
-        (Sampling::at(1.0), Sampling::at(1.0)),
-        (Sampling::at(0.7), Sampling::at(1.4)),
-        (cut(1.0, 2, 1.0), Sampling::at(1.0)),
-        (Sampling::at(1.0), cut(0.8, 2, 1.0)),
-        (cut(1.0, 0, 0.7), cut(0.9, 3, 0.8)),
-        (Sampling::GREEDY, Sampling::at(1.0)),
-        (Sampling::at(1.0), Sampling::GREEDY),
-    ]
-}
-
 #[test]
 fn the_kernel_has_the_law_of_plain_sampling() {
     let lossless = Rule::Sglang {
@@ -178,7 +160,7 @@ fn the_kernel_has_the_law_of_plain_sampling() {
     .into_iter()
     .enumerate()
     {
-        for (j, (target_sampling, draft_sampling)) in samplings().into_iter().enumerate() {
+        for (j, (target_sampling, draft_sampling)) in SAMPLINGS.into_iter().enumerate() {
             let seed = mix((8 * i + j) as u64);
             let target = Toy {
                 vocab: 2 + (i + j) % 2,

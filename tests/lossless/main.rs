@@ -16,30 +16,11 @@ use enumerate::{Counter, distance, entangled, plain, production, stepwise};
 use gavel::verify::{Philox, Rule, Sampling};
 use mutants::Mutant;
 use proptest::prelude::*;
-use toy::{Case, Growth, ROUGH, SMOOTH, Toy, mix};
+use toy::{Case, Growth, ROUGH, SAMPLINGS, SMOOTH, Toy, cut, mix};
 
 const TOLERANCE: f64 = 1e-12;
 /// For all honest chi-square tests together.
 const ALPHA: f64 = 1e-6;
-
-const fn cut(temperature: f32, top_k: usize, top_p: f32) -> Sampling {
-    Sampling {
-        temperature,
-        top_k,
-        top_p,
-    }
-}
-
-/// Truncation on neither side, on either, on both; one side greedy.
-const SAMPLINGS: [(Sampling, Sampling); 7] = [
-    (Sampling::at(1.0), Sampling::at(1.0)),
-    (Sampling::at(0.7), Sampling::at(1.4)),
-    (cut(1.0, 2, 1.0), Sampling::at(1.0)),
-    (Sampling::at(1.0), cut(0.8, 2, 1.0)),
-    (cut(1.0, 0, 0.7), cut(0.9, 3, 0.8)),
-    (Sampling::GREEDY, Sampling::at(1.0)),
-    (Sampling::at(1.0), Sampling::GREEDY),
-];
 
 fn toys(vocab: usize, seed: u64, palette: &'static [f32], same: bool) -> (Toy, Toy) {
     let target = Toy {

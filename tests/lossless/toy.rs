@@ -19,6 +19,25 @@ pub const ROUGH: &[f32] = &[f32::NEG_INFINITY, -1.0, 0.0, 0.5, 0.5, 1.25];
 /// Logits that are all finite and mostly distinct.
 pub const SMOOTH: &[f32] = &[-1.5, -0.75, -0.25, 0.0, 0.375, 0.75, 1.0, 1.5];
 
+pub const fn cut(temperature: f32, top_k: usize, top_p: f32) -> Sampling {
+    Sampling {
+        temperature,
+        top_k,
+        top_p,
+    }
+}
+
+/// The target's and the drafter's: truncation on neither side, on either, on both; one side greedy.
+pub const SAMPLINGS: [(Sampling, Sampling); 7] = [
+    (Sampling::at(1.0), Sampling::at(1.0)),
+    (Sampling::at(0.7), Sampling::at(1.4)),
+    (cut(1.0, 2, 1.0), Sampling::at(1.0)),
+    (Sampling::at(1.0), cut(0.8, 2, 1.0)),
+    (cut(1.0, 0, 0.7), cut(0.9, 3, 0.8)),
+    (Sampling::GREEDY, Sampling::at(1.0)),
+    (Sampling::at(1.0), Sampling::GREEDY),
+];
+
 impl Toy {
     /// The tokens that the logits after `context` depend on.
     pub fn recent<'c>(&self, context: &'c [u32]) -> &'c [u32] {

@@ -7,12 +7,11 @@ use super::super::{DeviceError, Logits, PassOutput, Want};
 use super::attention;
 use super::driver::{Arg, Function, Gpu};
 use super::judge::{self, JudgeRoom};
-use super::layout::{
-    Best, GROUP, MAX_PATH, MAX_ROWS, Path, Rows, activation_bytes, cache_bytes, capacity,
-};
+use super::layout::{GROUP, MAX_ROWS, Path, Rows, cache_bytes, capacity};
 use super::linear::{Epilogue, Linear, kernel};
 use super::memory::{Buffer, Need};
-use super::plan::{Chip, Follows, GROUPS, MAX_PARTS, Plan};
+use super::plan::{Chip, GROUPS, Plan, Plans};
+use super::sizes::{SPLIT, STEP_ROWS, Sizes, attention_record, need};
 use super::weights::{Matrix, Weights};
 use crate::judge::{Judge, Tap};
 use crate::model::{Config, Model};
@@ -21,145 +20,8 @@ use bytemuck::Zeroable;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Rows whose logits lie on the device at a time: those of a step.
-pub const STEP_ROWS: usize = 64;
-/// Most bytes of attention's partial states; what needs more is launched in parts.
-const ATTENTION_PARTIALS: usize = 64 << 20;
-/// Positions of a split of attention.
-const SPLIT: usize = 512;
 /// Threads of a block of attention, embed, hidden.
 const THREADS: usize = 256;
-
-/// The plans of a model's matrices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plans {
-    /// q, k and v.
-    pub qkv: Plan,
-    /// Output of attention.
-    pub o: Plan,
-    /// Gate and up.
-    pub gate_up: Plan,
-    /// Down.
-    pub down: Plan,
-    /// LM head.
-    pub head: Plan,
-}
-
-impl Plans {
-    /// Chooses them for a chip.
-    pub fn choose(c: &Config, chip: Chip) -> Plans {
-        let tiles = |rows: usize| rows.div_ceil(16);
-        let qkv = match c.qk_norm() {
-            true => Follows::HeadNorm {
-                tiles: c.head_dim / 16,
-            },
-            false => Follows::Nothing,
-        };
-        let (hidden, inner) = (c.hidden_size, c.intermediate_size);
-        let heads = c.q_width() + 2 * c.kv_width();
-        Plans {
-            qkv: Plan::choose(tiles(heads), hidden, qkv, chip),
-            o: Plan::choose(tiles(hidden), c.q_width(), Follows::Squares, chip),
-            gate_up: Plan::choose(tiles(2 * inner), hidden, Follows::Nothing, chip),
-            down: Plan::choose(tiles(hidden), inner, Follows::Squares, chip),
-            head: Plan::choose(tiles(c.vocab_size), hidden, Follows::Nothing, chip),
-        }
-    }
-
-    /// All of them with their names, in the order in which a token meets them.
-    pub fn named(&self) -> [(&'static str, Plan); 5] {
-        [
-            ("qkv", self.qkv),
-            ("o", self.o),
-            ("gate, up", self.gate_up),
-            ("down", self.down),
-            ("head", self.head),
-        ]
-    }
-}
-
-/// Sizes in bytes of what a pass works in, by name.
-struct Sizes {
-    rows: usize,
-    paths: usize,
-    path: usize,
-    x: usize,
-    normed: usize,
-    q: usize,
-    attended: usize,
-    inner: usize,
-    squares: usize,
-    partials: usize,
-    counters: usize,
-    attention: usize,
-    arrived: usize,
-    logits: usize,
-    best: usize,
-    hidden: usize,
-    angles: usize,
-}
-
-impl Sizes {
-    fn of(c: &Config, plans: &Plans, capacity: usize) -> Sizes {
-        let named = plans.named();
-        let most =
-            |of: &dyn Fn(&Plan) -> usize| named.iter().map(|(_, p)| of(p)).max().unwrap_or(0);
-        let row_groups = (MAX_ROWS * c.heads / c.kv_heads).div_ceil(16);
-        Sizes {
-            rows: size_of::<Rows>(),
-            paths: 4 * MAX_ROWS * MAX_PATH,
-            path: size_of::<Path>(),
-            x: 4 * MAX_ROWS * c.hidden_size,
-            normed: activation_bytes(MAX_ROWS, c.hidden_size),
-            q: 2 * MAX_ROWS * c.q_width(),
-            attended: activation_bytes(MAX_ROWS, c.q_width()),
-            inner: activation_bytes(MAX_ROWS, c.intermediate_size),
-            squares: 4 * MAX_PARTS * MAX_ROWS,
-            partials: most(&|p| p.partial_buffer_bytes(MAX_ROWS)),
-            counters: 4 * most(&|p| p.row_tiles),
-            attention: ATTENTION_PARTIALS
-                .max(attention_record(c) * 8 * c.kv_heads * capacity.div_ceil(SPLIT)),
-            arrived: 4 * row_groups * c.kv_heads,
-            logits: 4 * STEP_ROWS * c.vocab_size.next_multiple_of(GROUP),
-            best: size_of::<Best>() * STEP_ROWS * plans.head.parts(),
-            hidden: 4 * MAX_ROWS * c.hidden_size,
-            angles: 4 * capacity * c.head_dim,
-        }
-    }
-
-    fn total(&self) -> usize {
-        let Sizes {
-            rows,
-            paths,
-            path,
-            x,
-            normed,
-            q,
-            attended,
-            inner,
-            squares,
-            partials,
-            counters,
-            attention,
-            arrived,
-            logits,
-            best,
-            hidden,
-            angles,
-        } = self;
-        [
-            rows, paths, path, x, normed, q, attended, inner, squares, partials, counters,
-            attention, arrived, logits, best, hidden, angles,
-        ]
-        .into_iter()
-        .sum()
-    }
-}
-
-/// Bytes of the partial state of a row tile, as attention.cu lays it out.
-fn attention_record(c: &Config) -> usize {
-    c.head_dim * 64 + 128
-}
 
 /// A loaded model with its KV cache.
 pub struct Forward {
@@ -195,23 +57,6 @@ pub struct Forward {
     best: Buffer,
     hidden: Buffer,
     judge: JudgeRoom,
-}
-
-/// What a model with room for `positions` needs, known before anything is loaded; without weights
-/// where it `shares` those of another.
-pub fn need(model: &Model, positions: usize, chip: Chip, shares: bool) -> Need {
-    let plans = Plans::choose(&model.config, chip);
-    let sizes = Sizes::of(&model.config, &plans, capacity(positions));
-    let all = Need::of(model, positions);
-    let (weights, staging) = match shares {
-        true => (0, 0),
-        false => (all.weights, Weights::staging_bytes(model)),
-    };
-    Need {
-        weights,
-        workspace: sizes.total() + judge::bytes(&model.config) + staging,
-        ..all
-    }
 }
 
 impl Forward {

@@ -13,6 +13,7 @@ pub mod layout;
 pub mod linear;
 mod memory;
 pub mod plan;
+mod sizes;
 pub mod verify;
 mod weights;
 
@@ -20,9 +21,11 @@ pub use attention::{
     kernel as attention_kernel, row_warps, shared_bytes as attention_shared_bytes,
 };
 pub use driver::{Arg, Function, Gpu, OLDEST_DRIVER, Properties};
-pub use forward::{Forward, Plans, STEP_ROWS, chip, need};
+pub use forward::{Forward, chip};
 pub use graph::{Event, Graph};
 pub use memory::{Buffer, Need, Pinned};
+pub use plan::Plans;
+pub use sizes::{STEP_ROWS, need};
 pub use weights::{LayerWeights, Matrix, Weights};
 
 use super::sequence::{

@@ -2,6 +2,7 @@
 //! the rows of a pass.
 
 use super::layout::{Best, GROUP, MAX_ROWS, TILE, pairs};
+use crate::model::Config;
 
 /// What the plans depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,6 +242,54 @@ fn shared_bytes(groups: usize, warps_k: usize, warps_m: usize) -> usize {
     };
     let sums = warps_k * warps_m * stage_groups * 512;
     (3 * stage).max(sums) + groups * GROUP * 4 + warps_m * 8 * GROUP * size_of::<Best>()
+}
+
+/// The plans of a model's matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plans {
+    /// q, k and v.
+    pub qkv: Plan,
+    /// Output of attention.
+    pub o: Plan,
+    /// Gate and up.
+    pub gate_up: Plan,
+    /// Down.
+    pub down: Plan,
+    /// LM head.
+    pub head: Plan,
+}
+
+impl Plans {
+    /// Chooses them for a chip.
+    pub fn choose(c: &Config, chip: Chip) -> Plans {
+        let tiles = |rows: usize| rows.div_ceil(16);
+        let qkv = match c.qk_norm() {
+            true => Follows::HeadNorm {
+                tiles: c.head_dim / 16,
+            },
+            false => Follows::Nothing,
+        };
+        let (hidden, inner) = (c.hidden_size, c.intermediate_size);
+        let heads = c.q_width() + 2 * c.kv_width();
+        Plans {
+            qkv: Plan::choose(tiles(heads), hidden, qkv, chip),
+            o: Plan::choose(tiles(hidden), c.q_width(), Follows::Squares, chip),
+            gate_up: Plan::choose(tiles(2 * inner), hidden, Follows::Nothing, chip),
+            down: Plan::choose(tiles(hidden), inner, Follows::Squares, chip),
+            head: Plan::choose(tiles(c.vocab_size), hidden, Follows::Nothing, chip),
+        }
+    }
+
+    /// All of them with their names, in the order in which a token meets them.
+    pub fn named(&self) -> [(&'static str, Plan); 5] {
+        [
+            ("qkv", self.qkv),
+            ("o", self.o),
+            ("gate, up", self.gate_up),
+            ("down", self.down),
+            ("head", self.head),
+        ]
+    }
 }
 
 #[cfg(test)]
