@@ -169,6 +169,7 @@ fn step(target: &Model, head: &str) -> Step {
             })
         }),
         policy: Arc::new(Policy::new(Sampling::GREEDY, rule)),
+        log_probabilities: false,
     }
 }
 

@@ -134,6 +134,20 @@ impl TokenTree {
         depths
     }
 
+    /// The position of every node. Root i, a node without a parent, follows the first `behind[i]`
+    /// of the `committed` tokens; roots that `behind` does not reach follow all of them.
+    pub fn positions(&self, behind: &[usize], committed: usize) -> Vec<usize> {
+        let mut behind = behind.iter().copied();
+        let mut positions = Vec::with_capacity(self.len());
+        for node in 0..self.len() {
+            positions.push(match self.parent(node) {
+                Some(parent) => positions[parent] + 1,
+                None => behind.next().unwrap_or(committed),
+            });
+        }
+        positions
+    }
+
     /// Whether every node but the last is the parent of the next.
     pub fn is_chain(&self) -> bool {
         self.parents

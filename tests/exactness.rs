@@ -144,6 +144,49 @@ fn a_node_has_the_bits_of_its_branch_read_token_by_token() {
 }
 
 #[test]
+fn a_branch_of_the_cache_has_the_bits_of_a_sequence_that_takes_it() {
+    for model in [demo_target(), open(&fixture("llama-odd"))] {
+        let all = tokens(&model, PREFIX + 40);
+        let behind = [0, 1, PREFIX - 1, PREFIX, PREFIX];
+        let mut rows = TokenTree::default();
+        for i in 0..behind.len() {
+            let root = rows.push(None, all[PREFIX + i]);
+            let child = rows.push(Some(root), all[PREFIX + 10 + i]);
+            rows.push(Some(child), all[PREFIX + 20 + i]);
+            rows.push(Some(root), all[PREFIX + 30 + i]);
+        }
+        let mut device = device(&model, 2);
+        prefill(&mut device, &all[..PREFIX], &Want::default()).unwrap();
+        // the last root is named by no position: it follows all of them
+        let branches = device
+            .pass_behind(&rows, &behind[..4], &everything())
+            .unwrap();
+        for node in 0..rows.len() {
+            let path = rows.path(node);
+            let before = behind[node / 4];
+            device.rollback(before);
+            let branch: Vec<u32> = path.iter().map(|&n| rows.tokens()[n]).collect();
+            let alone = in_passes(&mut device, &branch, 1);
+            assert_eq!(
+                row_bits(&model, &alone, branch.len() - 1),
+                row_bits(&model, &branches, node),
+                "node {node}, {before} positions before its root"
+            );
+            device.rollback(before);
+            prefill(&mut device, &all[before..PREFIX], &Want::default()).unwrap();
+        }
+        let error = device.pass_behind(&rows, &[3, PREFIX + 1], &Want::default());
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            format!(
+                "root 1 of a pass follows {} positions, {PREFIX} are committed",
+                PREFIX + 1
+            )
+        );
+    }
+}
+
+#[test]
 fn an_accepted_path_is_compacted_to_what_plain_decoding_leaves() {
     let model = demo_target();
     let all = tokens(&model, PREFIX + 8);

@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use gavel::device::cpu::Cpu;
-use gavel::device::{Draw, Request, Step};
+use gavel::device::{Device, Draw, Logits, Request, Step, Want, prefill};
 use gavel::draft::{Drafter, Ngram};
 use gavel::engine::{Generation, Stats, generate};
 use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
@@ -22,6 +22,7 @@ fn step(shape: Shape, draw: Draw, sampling: Sampling, rule: Rule) -> Step {
         draft_sampling: sampling,
         judge: None,
         policy: Arc::new(Policy::new(sampling, rule)),
+        log_probabilities: false,
     }
 }
 
@@ -246,5 +247,54 @@ fn a_full_context_ends_the_sequence_where_plain_decoding_ends_it() {
         assert_eq!(plain.tokens.len(), room);
         assert_eq!(chain.tokens, plain.tokens);
         assert_eq!(chain.ended, plain.ended);
+    }
+}
+
+#[test]
+fn every_token_comes_with_its_log_probability_where_that_is_asked_for() {
+    let target = demo_target();
+    let mut device = Cpu::open(&setup(target.clone(), Drafter::Model(demo_draft()))).unwrap();
+    let sampling = Sampling {
+        temperature: 0.7,
+        top_k: 8,
+        top_p: 1.0,
+    };
+    let prompt = &demo_prompts(1)[0];
+    for (shape, rule) in [("6", Rule::Chain), ("2x2x1", Rule::TYPICAL)] {
+        let asked = Step {
+            log_probabilities: true,
+            ..step(shape.parse().unwrap(), Draw::Sampled, sampling, rule)
+        };
+        let request = Request {
+            prompt: prompt.clone(),
+            max_tokens: 40,
+            stop_tokens: target.generation.eos.clone(),
+            seed: 3,
+            sequence: 0,
+        };
+        let mut said = Vec::new();
+        let made = generate(&mut device, &request, &asked, |committed| {
+            said.extend(committed.iter().map(|c| c.log_probability.unwrap()));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let all = [&prompt[..], &made.tokens].concat();
+        let want = Want {
+            logits: Logits::All,
+            ..Want::default()
+        };
+        device.rollback(0);
+        let logits = prefill(&mut device, &all, &want).unwrap().logits;
+        let rows: Vec<&[f32]> = logits.chunks_exact(target.config.vocab_size).collect();
+        assert_eq!(said.len(), made.tokens.len());
+        for (i, (&said, &token)) in said.iter().zip(&made.tokens).enumerate() {
+            let row = rows[prompt.len() + i - 1];
+            let sum: f64 = row.iter().map(|&z| f64::from(z).exp()).sum();
+            let expected = f64::from(row[token as usize]) - sum.ln();
+            assert!(
+                (f64::from(said) - expected).abs() < 1e-5,
+                "{shape}: token {i}"
+            );
+        }
     }
 }

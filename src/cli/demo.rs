@@ -148,6 +148,7 @@ fn contenders(
                     rule,
                     guard: default_guard(target, tokenizer).into_iter().collect(),
                 }),
+                log_probabilities: false,
             },
             right: 0,
             stats: Stats::default(),

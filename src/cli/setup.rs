@@ -344,6 +344,7 @@ pub fn step(draft: &DraftArgs, judge: Option<Arc<Judge>>, policy: Policy) -> any
         draft_sampling,
         judge,
         policy: Arc::new(policy),
+        log_probabilities: false,
     })
 }
 

@@ -71,6 +71,8 @@ pub struct Step {
     pub judge: Option<Arc<Judge>>,
     /// What is accepted.
     pub policy: Arc<Policy>,
+    /// Whether every committed token comes with its [`Committed::log_probability`].
+    pub log_probabilities: bool,
 }
 
 /// A step under way. Tickets are read in the order in which they were given out.
@@ -100,6 +102,9 @@ pub struct Committed {
     pub reason: TokenReason,
     /// What a judge rule made of it, where one was asked.
     pub acceptability: Option<f32>,
+    /// Logarithm of the probability that the target gives it, at temperature 1 and with nothing
+    /// truncated, where the step asked for it.
+    pub log_probability: Option<f32>,
 }
 
 /// Why a sequence ended.
@@ -236,6 +241,16 @@ pub enum DeviceError {
         /// Positions of the context.
         context: usize,
     },
+    /// A branch of a position that is not committed.
+    #[error("root {root} of a pass follows {behind} positions, {committed} are committed")]
+    Behind {
+        /// Which of the roots.
+        root: usize,
+        /// What it was to follow.
+        behind: usize,
+        /// Committed positions.
+        committed: usize,
+    },
     /// A tap that the model has no layer for.
     #[error("tap after layer {layer}, the model has {layers} layers")]
     Tap {
@@ -343,9 +358,22 @@ pub trait Device: Send {
 
     /// Runs the target over `rows`, hung below the last committed position (or at the
     /// beginning). The rows are not committed.
-    fn pass(&mut self, rows: &TokenTree, want: &Want) -> Result<PassOutput, DeviceError>;
+    fn pass(&mut self, rows: &TokenTree, want: &Want) -> Result<PassOutput, DeviceError> {
+        self.pass_behind(rows, &[], want)
+    }
 
-    /// Commits rows of the last pass: a path from its root, ascending.
+    /// As [`Device::pass`], for branches of what is committed: root i of `rows` follows the
+    /// first `behind[i]` committed positions and does not see the others. Roots past the end
+    /// of `behind` follow the last one.
+    fn pass_behind(
+        &mut self,
+        rows: &TokenTree,
+        behind: &[usize],
+        want: &Want,
+    ) -> Result<PassOutput, DeviceError>;
+
+    /// Commits rows of the last pass: a path from a root that follows the last committed
+    /// position, ascending.
     fn commit(&mut self, path: &[usize]);
 
     /// Goes back to the first `len` committed positions.

@@ -3,7 +3,7 @@
 use super::{Committed, DeviceError, Finish, Request, Setup, Step, Ticket, TokenReason, Want};
 use crate::model::{Config, Model};
 use crate::tree::TokenTree;
-use crate::verify::{NextReason, Reason, Verdict};
+use crate::verify::{LogSoftmax, NextReason, Reason, Rows, Verdict};
 use std::collections::VecDeque;
 
 /// The sequence under way.
@@ -26,11 +26,13 @@ impl Sequence {
         }
     }
 
-    /// Commits the accepted path and the token after it, up to the first stop token.
+    /// Commits the accepted path and the token after it, up to the first stop token. `logits`
+    /// are those of the pass, where log-probabilities are wanted: row 0 is the root's.
     pub fn take_in(
         &mut self,
         tree: &TokenTree,
         verdict: &Verdict,
+        logits: Option<Rows<'_>>,
         context: usize,
     ) -> Vec<Committed> {
         let mut committed = Vec::new();
@@ -41,6 +43,7 @@ impl Sequence {
                 _ => TokenReason::Aligned,
             },
             acceptability: Some(verdict.acceptability[node]).filter(|a| !a.is_nan()),
+            log_probability: None,
         });
         let next = Committed {
             token: verdict.next,
@@ -49,8 +52,13 @@ impl Sequence {
                 NextReason::Residual => TokenReason::Residual,
             },
             acceptability: None,
+            log_probability: None,
         };
-        for token in path.chain([next]) {
+        // the row that predicts a token is the one before it
+        let rows = [0].into_iter().chain(verdict.path.iter().map(|n| n + 1));
+        for (mut token, row) in path.chain([next]).zip(rows) {
+            token.log_probability =
+                logits.map(|logits| LogSoftmax::of(logits.row(row)).log(token.token) as f32);
             committed.push(token);
             self.tokens.push(token.token);
             if self.request.stop_tokens.contains(&token.token) {
@@ -144,6 +152,7 @@ pub(super) fn check_prompt<'a>(
 /// Refuses a pass that the model or the context has no place for.
 pub(super) fn check_pass(
     rows: &TokenTree,
+    behind: &[usize],
     want: &Want,
     config: &Config,
     committed: usize,
@@ -154,14 +163,20 @@ pub(super) fn check_pass(
     if let Some(&layer) = want.taps.iter().find(|&&l| l > layers) {
         return Err(DeviceError::Tap { layer, layers });
     }
-    let deepest = rows.depths().into_iter().max().unwrap_or(0);
-    match committed + deepest <= context {
-        true => Ok(()),
-        false => Err(DeviceError::Full {
+    if let Some(root) = behind.iter().position(|&b| b > committed) {
+        return Err(DeviceError::Behind {
+            root,
+            behind: behind[root],
+            committed,
+        });
+    }
+    match rows.positions(behind, committed).iter().max() {
+        Some(&last) if last >= context => Err(DeviceError::Full {
             rows: rows.len(),
             committed,
             context,
         }),
+        _ => Ok(()),
     }
 }
 

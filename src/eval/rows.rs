@@ -186,6 +186,7 @@ impl Menu {
                 draft_sampling: self.sampling,
                 judge: None,
                 policy: Arc::new(Policy::new(self.sampling, Rule::Chain)),
+                log_probabilities: false,
             },
         }
     }
@@ -315,6 +316,7 @@ impl Menu {
                     rule,
                     guard: self.guard.clone(),
                 }),
+                log_probabilities: false,
             },
         })
     }

@@ -1,9 +1,10 @@
 //! One forward pass per substitution, to see what the trees save.
 
-use super::trees::{Law, Scores, append_features, want};
+use super::trees::{Scores, append_features, want};
 use crate::device::{Device, DeviceError, Logits, PassOutput, Want, prefill};
 use crate::judge::Tap;
 use crate::tree::{MAX_ROWS, TokenTree};
+use crate::verify::LogSoftmax;
 use std::time::{Duration, Instant};
 
 /// Substitutions of an answer that are scored one by one: enough to time them, few enough
@@ -80,7 +81,7 @@ impl Baseline {
             let output = device.pass(&TokenTree::chain(&rows), &want(taps))?;
             let vocab_size = output.logits.len() / rows.len();
             for (row, &token) in output.logits.chunks(vocab_size).zip(&answer[t + 1..]) {
-                std::hint::black_box(Law::of(row).log(token));
+                std::hint::black_box(LogSoftmax::of(row).log(token));
             }
             append_features(&mut Vec::new(), &output, rows.len(), 0, taps);
             self.cached_passes += 1;
@@ -130,7 +131,7 @@ fn read(
     taps: &[Tap],
 ) -> f64 {
     let vocab_size = output.logits.len() / rows;
-    let mut laws = output.logits.chunks(vocab_size).map(Law::of);
+    let mut laws = output.logits.chunks(vocab_size).map(LogSoftmax::of);
     let own = laws.next().map_or(f64::NAN, |law| law.log(token));
     let tail = laws.zip(after).take(longest.max(1));
     append_features(&mut Vec::new(), output, rows, 1, taps);

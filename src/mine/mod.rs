@@ -142,6 +142,23 @@ pub struct Labelled {
     pub wrong: Vec<bool>,
 }
 
+/// What the target said.
+struct Answered {
+    tokens: Vec<u32>,
+    /// log P of each token that it said itself
+    log_probabilities: Vec<f64>,
+}
+
+/// What target and drafter read last.
+enum Read {
+    /// Something else.
+    Nothing,
+    /// This prompt, and something behind it.
+    Prompt,
+    /// Prompt and answer, which the target gave with these log-probabilities.
+    Answer(Vec<f64>),
+}
+
 impl<'a> Miner<'a> {
     /// `target` is a device with the drafter that `reader` reads with.
     pub fn new(
@@ -156,6 +173,7 @@ impl<'a> Miner<'a> {
             draft_sampling: Sampling::GREEDY,
             judge: None,
             policy: Arc::new(Policy::new(Sampling::GREEDY, Rule::Chain)),
+            log_probabilities: options.method == Method::SelfJudge,
         };
         let counts = Counts {
             baseline: options.baseline.then(Baseline::default),
@@ -180,8 +198,8 @@ impl<'a> Miner<'a> {
     pub fn mine(&mut self, name: &Prompt, prompt: &[u32]) -> Result<Mined, PromptError> {
         let answer = self.answer(prompt, &[])?;
         let mined = match self.options.method {
-            Method::AutoJudge => self.search(name, prompt, answer)?,
-            _ => self.substitute(name, prompt, &answer)?,
+            Method::AutoJudge => self.search(name, prompt, answer.tokens)?,
+            _ => self.substitute(name, prompt, answer)?,
         };
         self.counts.prompts += 1;
         self.counts.samples += mined.samples.len();
@@ -200,7 +218,7 @@ impl<'a> Miner<'a> {
         let branches = (0..tokens.len())
             .map(|t| Branch::new(t, tokens[t]))
             .collect();
-        let scores = self.score(prompt, tokens, branches, false)?;
+        let scores = self.score(prompt, tokens, branches, Read::Nothing)?;
         let mut mined = Mined::default();
         for (branch, wrong) in scores.branches.iter().zip(&response.wrong) {
             let best = scores.best[branch.position];
@@ -217,10 +235,13 @@ impl<'a> Miner<'a> {
         Ok(mined)
     }
 
-    /// The target goes on greedily after prompt and `before`; the whole answer.
-    fn answer(&mut self, prompt: &[u32], before: &[u32]) -> Result<Vec<u32>, DeviceError> {
+    /// The target goes on greedily after prompt and `before`.
+    fn answer(&mut self, prompt: &[u32], before: &[u32]) -> Result<Answered, DeviceError> {
         let began = Instant::now();
-        let mut answer = before.to_vec();
+        let mut answer = Answered {
+            tokens: before.to_vec(),
+            log_probabilities: Vec::new(),
+        };
         let ended = before
             .last()
             .is_some_and(|t| self.options.stop_tokens.contains(t));
@@ -234,10 +255,14 @@ impl<'a> Miner<'a> {
                 seed: 0,
                 sequence: 0,
             };
-            let done = generate(self.target.as_mut(), &request, &self.step, |_| {
+            generate(self.target.as_mut(), &request, &self.step, |committed| {
+                for token in committed {
+                    let log = token.log_probability.map_or(f64::NAN, f64::from);
+                    answer.tokens.push(token.token);
+                    answer.log_probabilities.push(log);
+                }
                 ControlFlow::Continue(())
             })?;
-            answer.extend(done.tokens);
         }
         self.counts.answering += began.elapsed();
         Ok(answer)
@@ -281,7 +306,7 @@ impl<'a> Miner<'a> {
             most = (2 * most).min(MAX_ROWS);
         }
         self.counts.answering += began.elapsed();
-        self.answer(prompt, &all[prompt.len()..end])
+        Ok(self.answer(prompt, &all[prompt.len()..end])?.tokens)
     }
 
     /// What the drafter would say at each position of the answer from `from` on.
@@ -302,8 +327,9 @@ impl<'a> Miner<'a> {
         &mut self,
         name: &Prompt,
         prompt: &[u32],
-        answer: &[u32],
+        answered: Answered,
     ) -> Result<Mined, PromptError> {
+        let answer = &answered.tokens[..];
         let mut branches = Vec::new();
         for (t, tokens) in self.read(prompt, answer, 0)?.into_iter().enumerate() {
             for (i, token) in tokens.into_iter().enumerate() {
@@ -315,7 +341,8 @@ impl<'a> Miner<'a> {
                 }
             }
         }
-        let scores = self.score(prompt, answer, branches, true)?;
+        let read = Read::Answer(answered.log_probabilities);
+        let scores = self.score(prompt, answer, branches, read)?;
         let original = self.final_answer(answer);
         let mut mined = Mined::default();
         for branch in &scores.branches {
@@ -338,7 +365,7 @@ impl<'a> Miner<'a> {
                 // as far as the tail says what the target goes on with, it need not go on itself
                 let agreed = &answer[t + 1..][..branch.agreed];
                 let before = [&answer[..t], &[branch.token], agreed].concat();
-                let changed = self.answer(prompt, &before)?;
+                let changed = self.answer(prompt, &before)?.tokens;
                 sample.changes_answer = Some(!self.keeps(original, &changed)?);
             }
             mined.samples.push(sample);
@@ -384,7 +411,7 @@ impl<'a> Miner<'a> {
         }
         // what was replaced later stands behind: every prefix is one of the last response
         let branches = found.iter().map(|(branch, _, _)| branch.clone()).collect();
-        let scores = self.score(prompt, &current, branches, true)?;
+        let scores = self.score(prompt, &current, branches, Read::Prompt)?;
         let mut mined = Mined::default();
         for (branch, (_, target, same)) in scores.branches.iter().zip(&found) {
             let mut sample = self.sample(name, branch, 1, *target);
@@ -395,21 +422,21 @@ impl<'a> Miner<'a> {
         Ok(mined)
     }
 
-    /// Scores and features of substitutions, as branches of token trees. With `cached`,
-    /// target and drafter have just read this prompt.
+    /// Scores and features of substitutions, as branches of token trees.
     fn score(
         &mut self,
         prompt: &[u32],
         answer: &[u32],
         mut branches: Vec<Branch>,
-        cached: bool,
+        read: Read,
     ) -> Result<Scores, PromptError> {
+        let cached = !matches!(read, Read::Nothing);
         let longest = self.options.suffixes.last().copied().unwrap_or(0);
         if self.options.features.layout == Layout::DdDt
             && let Some(draft) = self.reader.device()
         {
             let began = Instant::now();
-            let read = trees::score(
+            let scored = trees::score(
                 draft,
                 prompt,
                 answer,
@@ -419,20 +446,18 @@ impl<'a> Miner<'a> {
                 &[Tap::Final],
             );
             self.counts.reading += began.elapsed();
-            branches = read?.0.branches;
+            branches = scored?.0.branches;
         }
         let began = Instant::now();
         let taps = &self.options.features.taps;
         let target = self.target.as_mut();
-        let (scores, passes) = trees::score(
-            target,
-            prompt,
-            answer,
-            cached,
-            branches,
-            Tail(longest),
-            taps,
-        )?;
+        let tail = Tail(longest);
+        let (scores, passes) = match read {
+            Read::Answer(trunk) => {
+                trees::score_answered(target, prompt, answer, trunk, branches, tail, taps)?
+            }
+            _ => trees::score(target, prompt, answer, cached, branches, tail, taps)?,
+        };
         self.counts.scoring += began.elapsed();
         self.counts.passes += passes;
         if let Some(position) = scores.trunk.iter().position(|log| log.is_nan()) {

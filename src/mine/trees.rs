@@ -13,7 +13,8 @@
 use crate::device::{Device, DeviceError, Logits, PassOutput, Want, prefill};
 use crate::judge::Tap;
 use crate::tree::{MAX_ROWS, TokenTree};
-use crate::verify::math::exp;
+use crate::verify::LogSoftmax;
+use std::ops::Range;
 
 /// How many tokens after the substitute are scored.
 #[derive(Clone, Copy)]
@@ -56,6 +57,26 @@ impl Branch {
     fn rows(&self, answer: &[u32], tail: Tail) -> usize {
         tail.0.min(answer.len() - 1 - self.position).max(1)
     }
+
+    /// Reads its own `rows` of a pass of `all` rows.
+    fn take(
+        &mut self,
+        output: &PassOutput,
+        all: usize,
+        rows: Range<usize>,
+        after: &[u32],
+        taps: &[Tap],
+    ) {
+        let width = output.logits.len() / all;
+        let logits = output.logits[rows.start * width..rows.end * width].chunks_exact(width);
+        let laws = logits.map(LogSoftmax::of).zip(after);
+        let (tail, agrees): (Vec<f64>, Vec<bool>) = laws
+            .map(|(law, &token)| (law.log(token), law.argmax() == token))
+            .unzip();
+        self.tail = tail;
+        self.agreed = agrees.iter().take_while(|&&agrees| agrees).count();
+        append_features(&mut self.features, output, all, rows.start, taps);
+    }
 }
 
 /// What the passes said.
@@ -90,7 +111,7 @@ struct Window {
     /// Row that predicts y_from.
     root: usize,
     /// Positions of the trunk whose prediction is read here.
-    trunk: std::ops::Range<usize>,
+    trunk: Range<usize>,
     /// First row of each branch, in their order.
     first: Vec<usize>,
     /// Position with which the next pass begins: the last one read here once more, where
@@ -142,6 +163,72 @@ pub(super) fn score(
         next += window.first.len();
         from = window.next;
         lead = vec![if from == 0 { *last } else { answer[from - 1] }];
+    }
+    Ok((scores, passes))
+}
+
+/// As [`score`], where the device has just made this answer and said what it gives each token:
+/// `trunk`, log P(y_t | y_<t). All but the last token is in its cache, and branches hang there.
+///
+/// ```text
+/// prompt - y_0 - y_1 - y_2 - y_3 ...    in the cache
+///              \     \
+///               \     y_1 - x̂_2 - y_3   y_1 once more, to predict x̂_2
+///                y_0 - x̂_1 - y_2
+/// ```
+pub(super) fn score_answered(
+    device: &mut dyn Device,
+    prompt: &[u32],
+    answer: &[u32],
+    trunk: Vec<f64>,
+    branches: Vec<Branch>,
+    tail: Tail,
+    taps: &[Tap],
+) -> Result<(Scores, usize), DeviceError> {
+    let mut scores = Scores {
+        trunk,
+        best: answer.to_vec(),
+        branches,
+    };
+    let want = want(taps);
+    let (mut next, mut passes) = (0, 0);
+    while next < scores.branches.len() {
+        let (mut rows, mut behind, mut leads) = (TokenTree::default(), Vec::new(), Vec::new());
+        let first = next;
+        // branches of one position share the row that predicts them
+        let mut lead = None;
+        for branch in &scores.branches[first..] {
+            let t = branch.position;
+            let shares = lead.filter(|&(position, _)| position == t);
+            let size = branch.rows(answer, tail) + usize::from(shares.is_none());
+            if rows.len() + size > MAX_ROWS {
+                break;
+            }
+            let (_, row) = *lead.insert(shares.unwrap_or_else(|| {
+                behind.push(prompt.len() + t - 1);
+                let before = match t {
+                    0 => prompt[prompt.len() - 1],
+                    _ => answer[t - 1],
+                };
+                (t, rows.push(None, before))
+            }));
+            let mut last = rows.push(Some(row), branch.token);
+            leads.push((row, last));
+            for j in 1..branch.rows(answer, tail) {
+                last = rows.push(Some(last), answer[t + j]);
+            }
+            next += 1;
+        }
+        let output = device.pass_behind(&rows, &behind, &want)?;
+        passes += 1;
+        let width = output.logits.len() / rows.len();
+        for (branch, (lead, row)) in scores.branches[first..next].iter_mut().zip(leads) {
+            let t = branch.position;
+            let logits = &output.logits[lead * width..][..width];
+            branch.own = LogSoftmax::of(logits).log(branch.token);
+            let size = branch.rows(answer, tail);
+            branch.take(&output, rows.len(), row..row + size, &answer[t + 1..], taps);
+        }
     }
     Ok((scores, passes))
 }
@@ -223,29 +310,21 @@ fn take(
     let rows = window.rows.len();
     let vocab_size = output.logits.len() / rows;
     let logits = |row: usize| &output.logits[row * vocab_size..][..vocab_size];
-    let laws: Vec<Law<'_>> = window
+    let laws: Vec<LogSoftmax<'_>> = window
         .trunk
         .clone()
-        .map(|t| Law::of(logits(window.root + t - window.trunk.start)))
+        .map(|t| LogSoftmax::of(logits(window.root + t - window.trunk.start)))
         .collect();
     for (law, t) in laws.iter().zip(window.trunk.clone()) {
         scores.trunk[t] = law.log(answer[t]);
-        scores.best[t] = law.best;
+        scores.best[t] = law.argmax();
     }
     for (i, &row) in window.first.iter().enumerate() {
         let branch = &mut scores.branches[skipped + i];
         let t = branch.position;
         branch.own = laws[t - window.trunk.start].log(branch.token);
-        let tail = window.first.get(i + 1).unwrap_or(&rows) - row;
-        let after = &answer[t + 1..];
-        let laws = (row..row + tail).map(|row| Law::of(logits(row)));
-        let laws: Vec<(Law<'_>, u32)> = laws.zip(after.iter().copied()).collect();
-        branch.tail = laws.iter().map(|(law, token)| law.log(*token)).collect();
-        branch.agreed = laws
-            .iter()
-            .take_while(|(law, token)| law.best == *token)
-            .count();
-        append_features(&mut branch.features, output, rows, row, taps);
+        let end = window.first.get(i + 1).copied().unwrap_or(rows);
+        branch.take(output, rows, row..end, &answer[t + 1..], taps);
     }
 }
 
@@ -270,75 +349,5 @@ pub(super) fn append_features(
             let width = of.len() / rows;
             features.extend_from_slice(&of[row * width..][..width]);
         }
-    }
-}
-
-/// Logits with what turns them into logarithms of probabilities.
-pub(super) struct Law<'a> {
-    logits: &'a [f32],
-    /// log of the sum of exp(logit)
-    normaliser: f64,
-    best: u32,
-}
-
-impl<'a> Law<'a> {
-    pub fn of(logits: &'a [f32]) -> Law<'a> {
-        // in lanes, so that the compiler can take several at a time
-        let (chunks, rest) = logits.as_chunks::<16>();
-        let mut lanes = [f32::NEG_INFINITY; 16];
-        for chunk in chunks {
-            for (most, &logit) in lanes.iter_mut().zip(chunk) {
-                *most = if logit > *most { logit } else { *most };
-            }
-        }
-        let all = lanes.iter().chain(rest).copied();
-        let most = all.fold(f32::NEG_INFINITY, f32::max);
-        let best = logits.iter().position(|&z| z == most).unwrap_or(0);
-        // f32 within runs of 256: the error stays below 1e-6 of the sum, at half the time
-        let mut sum = 0f64;
-        for run in logits.chunks(256) {
-            let (chunks, rest) = run.as_chunks::<16>();
-            let mut lanes = [0f32; 16];
-            for chunk in chunks {
-                for (sum, &logit) in lanes.iter_mut().zip(chunk) {
-                    *sum += exp(logit - most);
-                }
-            }
-            let rest = rest.iter().map(|&logit| exp(logit - most));
-            sum += f64::from(lanes.into_iter().chain(rest).sum::<f32>());
-        }
-        Law {
-            logits,
-            normaliser: f64::from(most) + sum.ln(),
-            best: best as u32,
-        }
-    }
-
-    pub fn log(&self, token: u32) -> f64 {
-        f64::from(self.logits[token as usize]) - self.normaliser
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_law_is_a_softmax_of_any_length_and_keeps_nan() {
-        for len in [1, 15, 16, 17, 300, 513] {
-            let logits: Vec<f32> = (0..len).map(|i| ((i * 37) % 101) as f32 / 7.0).collect();
-            let law = Law::of(&logits);
-            let sum: f64 = logits.iter().map(|&z| f64::from(z).exp()).sum();
-            for (token, &z) in logits.iter().enumerate() {
-                let expected = f64::from(z) - sum.ln();
-                assert!((law.log(token as u32) - expected).abs() < 1e-6);
-            }
-            let most = logits.iter().copied().fold(f32::MIN, f32::max);
-            let first = logits.iter().position(|&z| z == most).unwrap();
-            assert_eq!(law.best as usize, first);
-        }
-        let spoilt = Law::of(&[0.5, f32::NAN, 2.0]);
-        assert_eq!(spoilt.best, 2);
-        assert!(spoilt.log(0).is_nan());
     }
 }

@@ -13,6 +13,7 @@
 mod block;
 mod chooser;
 mod law;
+mod log_softmax;
 mod lossless;
 mod mass;
 pub mod math;
@@ -26,6 +27,7 @@ use std::borrow::Cow;
 
 pub use chooser::{Chooser, Philox, Site, Use, philox4x32};
 pub use law::{Law, LawError, ONE, Remaining};
+pub use log_softmax::LogSoftmax;
 pub use mass::Mass;
 pub use math::Real;
 pub use policy::{Guard, Policy, PolicyError, Rule, Sampling};

@@ -30,7 +30,7 @@ fn direct(forward: &mut Forward, tree: &TokenTree) -> Vec<Vec<u32>> {
         logits: Logits::All,
         ..Want::default()
     };
-    let logits = forward.pass(tree, &want).expect("a pass").logits;
+    let logits = forward.pass(tree, &[], &want).expect("a pass").logits;
     let rows = logits.chunks(logits.len() / tree.len());
     rows.map(|row| row.iter().map(|z| z.to_bits()).collect())
         .collect()

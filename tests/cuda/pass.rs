@@ -97,6 +97,27 @@ fn company() {
                 let same = bits(&output, node, tree.len()) == alone[before + i];
                 assert!(same, "{name}: node {node} of {} after {before}", tree.len());
             }
+            // branches of what is committed: the sequence itself from three places on
+            let behind = [before - 4, before - 3, before - 1];
+            let mut rows = TokenTree::default();
+            for from in behind {
+                let branch = tokens[from..from + 4].iter();
+                branch.fold(None, |parent, &token| Some(rows.push(parent, token)));
+            }
+            let output = device.pass_behind(&rows, &behind, &all()).expect("a pass");
+            for row in 0..rows.len() {
+                let position = behind[row / 4] + row % 4;
+                let same = bits(&output, row, rows.len()) == alone[position];
+                assert!(
+                    same,
+                    "{name}: position {position} as a branch after {before}"
+                );
+            }
+            let output = device.pass(&tree, &all()).expect("a pass");
+            assert!(
+                bits(&output, path[0], tree.len()) == alone[before],
+                "{name}"
+            );
             // the path moves to where plain decoding would have it
             device.commit(&path[..6]);
             let output = prefill(&mut device, &tokens[before + 6..before + 7], &all());

@@ -145,7 +145,7 @@ impl ModelDrafter {
             let base = self.forward.cache.len;
             logits = self
                 .forward
-                .pass(team, &TokenTree::chain(chunk), 0, &want)
+                .pass(team, &TokenTree::chain(chunk), &[], 0, &want)
                 .logits;
             let slots: Vec<usize> = (base..base + chunk.len()).collect();
             self.forward.cache.commit(&slots);
@@ -165,7 +165,7 @@ impl ModelDrafter {
             taps: Vec::new(),
             ..Want::default()
         };
-        let output = self.forward.pass(team, &growing.tree, first, &want);
+        let output = self.forward.pass(team, &growing.tree, &[], first, &want);
         let width = self.forward.model.config.vocab_size;
         growing
             .logits

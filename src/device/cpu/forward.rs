@@ -75,18 +75,14 @@ struct Scratch {
     sin: Lines,
 }
 
-/// What the rows of a pass are: their tokens, and what each of them sees.
-pub(super) fn views(tree: &TokenTree, committed: usize) -> Vec<RowView> {
+/// What each row of a pass sees.
+pub(super) fn views(tree: &TokenTree, behind: &[usize], committed: usize) -> Vec<RowView> {
     let mut views: Vec<RowView> = Vec::with_capacity(tree.len());
-    for row in 0..tree.len() {
+    for (row, position) in tree.positions(behind, committed).into_iter().enumerate() {
         let slot = committed + row;
-        let (position, contiguous, path) = match tree.parent(row) {
-            None => (committed, committed, Vec::new()),
-            Some(p) => (
-                views[p].position + 1,
-                views[p].contiguous,
-                views[p].path.clone(),
-            ),
+        let (contiguous, path) = match tree.parent(row) {
+            None => (position, Vec::new()),
+            Some(p) => (views[p].contiguous, views[p].path.clone()),
         };
         views.push(if path.is_empty() && slot == position {
             RowView {
@@ -118,11 +114,19 @@ impl Forward {
         }
     }
 
-    /// Runs the rows `first..` of `tree`, which hangs below the last committed position.
+    /// Runs the rows `first..` of `tree`, which hangs below the last committed position, or
+    /// `behind` earlier ones (see [`crate::device::Device::pass_behind`]).
     /// Keys and values stay in the slots behind the committed ones until the next commit,
     /// so that a drafter can grow a tree level by level: rows before `first` are there already.
-    pub fn pass(&mut self, team: &Team, tree: &TokenTree, first: usize, want: &Want) -> PassOutput {
-        let views = &views(tree, self.cache.len)[first..];
+    pub fn pass(
+        &mut self,
+        team: &Team,
+        tree: &TokenTree,
+        behind: &[usize],
+        first: usize,
+        want: &Want,
+    ) -> PassOutput {
+        let views = &views(tree, behind, self.cache.len)[first..];
         assert!(self.cache.len + tree.len() <= self.cache.capacity);
         let Forward {
             model,

@@ -131,7 +131,7 @@ impl Cpu {
             logits: Logits::All,
             ..judge.map_or_else(Want::default, what_it_reads)
         };
-        let pass = self.target.pass(&self.team, &rows, 0, &want);
+        let pass = self.target.pass(&self.team, &rows, &[], 0, &want);
         let passed = Instant::now();
 
         let scores = judge
@@ -140,10 +140,11 @@ impl Cpu {
                 scores(judge, &pass, nodes, |row| draft.hidden(row - 1))
             })
             .transpose()?;
+        let logits = Rows::new(&pass.logits, vocab_size).expect("the pass returns whole rows");
         let verdict = verify::<f32, _>(
             &Inputs {
                 tree: &draft.tree,
-                target: Rows::new(&pass.logits, vocab_size).expect("the pass returns whole rows"),
+                target: logits,
                 q: draft.q.as_deref(),
                 r: draft.logits(),
                 scores: scores.as_deref(),
@@ -153,7 +154,8 @@ impl Cpu {
         )?;
         let mut path = vec![0];
         path.extend(verdict.path.iter().map(|n| n + 1));
-        let committed = sequence.take_in(&draft.tree, &verdict, self.context);
+        let logits = step.log_probabilities.then_some(logits);
+        let committed = sequence.take_in(&draft.tree, &verdict, logits, self.context);
         let base = self.target.cache.len;
         let kept: Vec<usize> = path[..committed.len()].iter().map(|r| base + r).collect();
         self.target.cache.commit(&kept);
@@ -283,15 +285,21 @@ impl Device for Cpu {
         self.step(&step)
     }
 
-    fn pass(&mut self, rows: &TokenTree, want: &Want) -> Result<PassOutput, DeviceError> {
+    fn pass_behind(
+        &mut self,
+        rows: &TokenTree,
+        behind: &[usize],
+        want: &Want,
+    ) -> Result<PassOutput, DeviceError> {
         let config = &self.target.model.config;
-        check_pass(rows, want, config, self.target.cache.len, self.context)?;
+        let committed = self.target.cache.len;
+        check_pass(rows, behind, want, config, committed, self.context)?;
         check_judge(want, &self.target.model)?;
         if rows.is_empty() {
             return Ok(PassOutput::default());
         }
         let Some(judge) = &want.judge else {
-            return Ok(self.target.pass(&self.team, rows, 0, want));
+            return Ok(self.target.pass(&self.team, rows, behind, 0, want));
         };
         let read = what_it_reads(judge);
         let more = Want {
@@ -299,7 +307,7 @@ impl Device for Cpu {
             taps: [&want.taps[..], &read.taps].concat(),
             ..want.clone()
         };
-        let mut output = self.target.pass(&self.team, rows, 0, &more);
+        let mut output = self.target.pass(&self.team, rows, behind, 0, &more);
         output.scores = scores(judge, &output, 0..rows.len(), |_| None)?;
         output.taps.retain(|(layer, _)| want.taps.contains(layer));
         if !want.hidden {

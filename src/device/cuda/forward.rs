@@ -7,7 +7,7 @@ use super::super::{DeviceError, Logits, PassOutput, Want};
 use super::attention;
 use super::driver::{Arg, Function, Gpu};
 use super::judge::{self, JudgeRoom};
-use super::layout::{GROUP, MAX_ROWS, Path, Rows, cache_bytes, capacity};
+use super::layout::{GROUP, MAX_PATH, MAX_ROWS, Path, Rows, cache_bytes, capacity};
 use super::linear::{Epilogue, Linear, kernel};
 use super::memory::{Buffer, Need};
 use super::plan::{Chip, GROUPS, Plan, Plans};
@@ -18,6 +18,7 @@ use crate::model::{Config, Model};
 use crate::tree::TokenTree;
 use bytemuck::Zeroable;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Threads of a block of attention, embed, hidden.
@@ -120,14 +121,21 @@ impl Forward {
         })
     }
 
-    /// Runs `tree`, which hangs below the last committed position. Keys and values stay in the
-    /// slots behind the committed ones until the next commit.
-    pub fn pass(&mut self, tree: &TokenTree, want: &Want) -> Result<PassOutput, DeviceError> {
+    /// Runs `tree`, which hangs below the last committed position, or `behind` earlier ones (see
+    /// [`crate::device::Device::pass_behind`]). Keys and values stay in the slots behind the
+    /// committed ones until the next commit.
+    pub fn pass(
+        &mut self,
+        tree: &TokenTree,
+        behind: &[usize],
+        want: &Want,
+    ) -> Result<PassOutput, DeviceError> {
         assert!(self.len + tree.len() <= self.capacity);
+        let slots = slots(tree, behind, self.len);
         let mut output = PassOutput::default();
         let mut first = 0;
         while first < tree.len() {
-            let end = tree.len().min(first + MAX_ROWS);
+            let end = first + fit(&slots[first..]);
             let last = end == tree.len();
             let want = Want {
                 logits: match want.logits {
@@ -136,25 +144,29 @@ impl Forward {
                 },
                 ..want.clone()
             };
-            self.sweep(tree, first, end, &want, &mut output)?;
+            self.sweep(tree, &slots, first..end, &want, &mut output)?;
             first = end;
         }
         Ok(output)
     }
 
-    /// The rows first..end of a tree, in one sweep over the weights.
+    /// Some rows of a tree, in one sweep over the weights.
     fn sweep(
         &mut self,
         tree: &TokenTree,
-        first: usize,
-        end: usize,
+        slots: &[Slots],
+        some: Range<usize>,
         want: &Want,
         output: &mut PassOutput,
     ) -> Result<(), DeviceError> {
         let model = self.model.clone();
         let c = &model.config;
-        let count = end - first;
-        let (rows, paths) = views(tree, self.len, first, end);
+        let count = some.len();
+        let (rows, paths) = views(
+            &tree.tokens()[some.clone()],
+            &slots[some.clone()],
+            self.len + some.start,
+        );
         self.rows.write(0, &[rows])?;
         if !paths.is_empty() {
             self.paths.write(0, &paths)?;
@@ -715,22 +727,67 @@ fn angles(c: &Config, positions: usize) -> Vec<f32> {
     angles
 }
 
-/// What the rows first..end of a pass are, and the slots of the positions that lie elsewhere.
-fn views(tree: &TokenTree, len: usize, first: usize, end: usize) -> (Rows, Vec<i32>) {
-    let paths: Vec<Vec<usize>> = (first..end).map(|row| tree.path(row)).collect();
-    // a row on its own trunk has every position in the slot of that number
-    let strays = |path: &Vec<usize>| path.iter().enumerate().position(|(i, &row)| i != row);
-    let shared = len + paths.iter().filter_map(strays).min().unwrap_or(end);
-    let mut rows = Rows::zeroed();
-    rows.rows = (end - first) as i32;
-    rows.base = (len + first) as i32;
-    rows.shared = shared as i32;
-    let mut slots: Vec<i32> = Vec::new();
-    for (r, path) in paths.iter().enumerate() {
-        rows.token[r] = tree.tokens()[first + r] as i32;
-        rows.position[r] = (len + path.len() - 1) as i32;
-        rows.path_at[r] = slots.len() as i32;
-        slots.extend(path.iter().skip(shared - len).map(|row| (len + row) as i32));
+/// Where the positions of a row are that are not in the slot of their number.
+struct Slots {
+    /// Of the row itself.
+    position: usize,
+    /// The first position that lies elsewhere.
+    shared: usize,
+    /// Slots of the positions shared..=position.
+    path: Vec<usize>,
+}
+
+/// What each row of a tree sees, `committed` positions before it.
+fn slots(tree: &TokenTree, behind: &[usize], committed: usize) -> Vec<Slots> {
+    let mut slots: Vec<Slots> = Vec::with_capacity(tree.len());
+    for (row, position) in tree.positions(behind, committed).into_iter().enumerate() {
+        let (shared, mut path) = match tree.parent(row) {
+            None => (position, Vec::new()),
+            Some(parent) => (slots[parent].shared, slots[parent].path.clone()),
+        };
+        // a row on its own trunk has every position in the slot of that number
+        let stays = path.is_empty() && committed + row == position;
+        if !stays {
+            path.push(committed + row);
+        }
+        slots.push(Slots {
+            position,
+            shared: shared + usize::from(stays),
+            path,
+        });
     }
-    (rows, slots)
+    slots
+}
+
+/// How many of the rows fit one sweep: positions from where the first of them leaves its trunk
+/// must have room in the path of each.
+fn fit(slots: &[Slots]) -> usize {
+    let (mut shared, mut last) = (usize::MAX, 0);
+    let mut some = slots.iter().take(MAX_ROWS);
+    let mut fits = |s: &Slots| {
+        shared = shared.min(s.shared);
+        last = last.max(s.position + 1);
+        last - shared <= MAX_PATH
+    };
+    some.position(|s| !fits(s))
+        .unwrap_or(slots.len().min(MAX_ROWS))
+}
+
+/// What the rows of a sweep are, the first of them in slot `base`, and the slots of the positions
+/// that lie elsewhere.
+fn views(tokens: &[u32], slots: &[Slots], base: usize) -> (Rows, Vec<i32>) {
+    let shared = slots.iter().map(|s| s.shared).min().unwrap_or(base);
+    let mut rows = Rows::zeroed();
+    rows.rows = slots.len() as i32;
+    rows.base = base as i32;
+    rows.shared = shared as i32;
+    let mut paths: Vec<i32> = Vec::new();
+    for (r, (row, &token)) in slots.iter().zip(tokens).enumerate() {
+        rows.token[r] = token as i32;
+        rows.position[r] = row.position as i32;
+        rows.path_at[r] = paths.len() as i32;
+        let trunk = (shared..row.shared).map(|slot| slot as i32);
+        paths.extend(trunk.chain(row.path.iter().map(|&slot| slot as i32)));
+    }
+    (rows, paths)
 }

@@ -136,7 +136,12 @@ impl Cuda {
         let context = self.context;
         let sequence = self.sequence.as_mut().ok_or(DeviceError::NotStarted)?;
         Ok(StepReport {
-            committed: sequence.take_in(&tree, &verdict, context),
+            committed: sequence.take_in(
+                &tree,
+                &verdict,
+                step.log_probabilities.then_some(target),
+                context,
+            ),
             finish: sequence.finish,
             times: StepTimes {
                 target: passed - began,
@@ -212,17 +217,22 @@ impl Device for Cuda {
         self.step(&step)
     }
 
-    fn pass(&mut self, rows: &TokenTree, want: &Want) -> Result<PassOutput, DeviceError> {
+    fn pass_behind(
+        &mut self,
+        rows: &TokenTree,
+        behind: &[usize],
+        want: &Want,
+    ) -> Result<PassOutput, DeviceError> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
         let config = &self.target.model.config;
-        check_pass(rows, want, config, self.target.len, self.context)?;
+        check_pass(rows, behind, want, config, self.target.len, self.context)?;
         check_judge(want, &self.target.model)?;
         if rows.is_empty() {
             return Ok(PassOutput::default());
         }
-        self.target.pass(rows, want)
+        self.target.pass(rows, behind, want)
     }
 
     fn commit(&mut self, path: &[usize]) {
