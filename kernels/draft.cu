@@ -1,4 +1,5 @@
 // Drafting: from the drafter's logits to a level of the token tree.
+#include "commit.cuh"
 #include "vocabulary.cuh"
 
 namespace {
@@ -126,7 +127,7 @@ __device__ __forceinline__ void append(const Level& level) {
 // Bytes of a row: its parts, 16 each; nothing else where one child is the best token; else the row
 // once.
 // Neighbours: the drafter's pass wrote logits and bests; the next pass of the drafter, or the
-// target's, reads the tree.
+// target's, reads the rows that the last block leaves.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     draft(const Level* at, int size, char* workspace, size_t bytes, int slots) {
     extern __shared__ float4 dynamic[];
@@ -167,9 +168,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     __syncthreads();
     if (!is_last) return;
+    const int before = g.tree.nodes;
+    __syncthreads();
     if (level.depth < g.depth) {
         append(level);
     } else if (threadIdx.x == 0) {
         g.rows = 0;
     }
+    if (!level.sequence || g.depth == 0) return;
+    __syncthreads();
+    const int length = level.sequence->length, nodes = g.tree.nodes;
+    if (level.draft_rows) {
+        fill_rows(level.draft_rows, level.draft_paths, g.tree, before, nodes - before, false, length);
+        if (threadIdx.x == 0) g.passed = nodes;
+    }
+    if (level.rows) fill_rows(level.rows, level.paths, g.tree, 0, nodes, true, length);
 }

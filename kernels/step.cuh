@@ -82,6 +82,83 @@ struct Verdict {
 };
 static_assert(sizeof(Verdict) == 20 + 3 * 4 * MAX_NODES, "as in verify.rs");
 
+// ---- a sequence that decodes ----
+
+enum Finish : int { GOES_ON, STOPPED, AT_LENGTH, AT_CONTEXT, FAILED };
+
+// What a sequence is between two steps. The last token has no keys and values yet.
+struct Sequence {
+    Stream stream;
+    int length;         // committed tokens
+    int limit;          // as many as were asked for
+    int context;        // positions that the target has
+    int draft_context;  // positions that a draft model has, or 0
+    int drafted;        // tokens that the draft model's cache holds
+    Finish finish;
+    int reports;  // steps that were reported
+    int stops;
+    const int* stop;  // tokens that end it
+    int* history;     // [context] the committed tokens
+};
+static_assert(sizeof(Sequence) == 16 + 8 * 4 + 2 * 8, "as in verify.rs");
+
+// Rows that one step has: the last committed token and the nodes below it.
+constexpr int STEP_ROWS = 64;
+
+// What a step tells the host.
+struct Report {
+    Finish finish;
+    int committed;
+    int nodes, depth;  // of the tree
+    Verdict::Error error;
+    int at;         // row, or node, of the error
+    int reserved[2];
+    uint32_t token[STEP_ROWS];  // how it came to be (see came) in the upper four bits
+    float acceptability[STEP_ROWS];
+    float log_probability[STEP_ROWS];  // where they were asked for
+};
+static_assert(sizeof(Report) == 32 + 3 * 4 * STEP_ROWS, "as in verify.rs");
+
+// Why a token is committed.
+enum Came : uint32_t { BY_ALIGNMENT, BY_JUDGEMENT, AS_BONUS, AS_RESIDUAL };
+
+constexpr int RING = 4;  // reports that are kept: more than there are steps in flight
+
+struct Growing;
+
+// What becomes of a verdict, and where the next step finds what it begins with.
+struct Commit {
+    Sequence* sequence;
+    Growing* growing;
+    Report* ring;  // [RING], memory of the host
+    Rows* rows;    // of the target
+    Path* path;
+    Rows* draft_rows;  // of a draft model, or null
+    Path* draft_path;
+    // whether tokens are reported with their log-probabilities
+    int log_probabilities;
+    int reserved;
+};
+static_assert(sizeof(Commit) == 8 * 8, "as in verify.rs");
+
+// A judge's score of a row: products of its first matrix with the hidden states, of up to two places.
+struct Scoring {
+    struct Tap {
+        const float* products;  // [count, MAX_ROWS], or null
+        int count;              // of units, or of parts of the one unit's sum
+        int is_parts;
+        int is_scaled;  // as the final norm scales
+        int reserved;
+    } tap[2];
+    const float* squares;  // [parts, MAX_ROWS] of the residual stream
+    const float* bias;     // [units]; of two layers also the second's weights [units]
+    int parts, units;
+    float width, eps;
+    float last_bias;  // of a second layer
+    int is_two_layer, is_importance, reserved;
+};
+static_assert(sizeof(Scoring) == 2 * 24 + 2 * 8 + 8 * 4, "as in verify.rs");
+
 // One sequence's step: all that the verification reads, and where it writes.
 struct Verification {
     const Tree* tree;
@@ -91,14 +168,16 @@ struct Verification {
     const Best* drafter_best;  // [nodes + 1, drafter_parts], or null
     const Law* laws;        // [nodes + 1] from which each row's children were drawn, or null
     const float* scores;    // [nodes] of a judge, or null
+    const Scoring* scoring;  // what gives them where there are none, or null
     const Stream* stream;
     Choice* script;         // [nodes + 1, USES], or null
     Verdict* verdict;
+    const Commit* commit;  // null: a verdict is all
     Policy policy;
     int vocabulary, target_stride, parts;
     int drafter_vocabulary, drafter_stride, drafter_parts;
 };
-static_assert(sizeof(Verification) == 10 * 8 + 40 + 6 * 4, "as in verify.rs");
+static_assert(sizeof(Verification) == 12 * 8 + 40 + 6 * 4, "as in verify.rs");
 
 // ---- drafting ----
 
@@ -113,9 +192,10 @@ struct Growing {
     int failed_row;
     // blocks that are done with the level
     unsigned arrived;
-    int reserved;
+    // nodes that the draft model reads, or has read
+    int passed;
 };
-static_assert(sizeof(Growing) == sizeof(Tree) + 24, "as in step.rs");
+static_assert(sizeof(Growing) == sizeof(Tree) + 24, "as in verify.rs");
 
 // How one level's children are chosen.
 struct Level {
@@ -125,9 +205,28 @@ struct Level {
     Law* laws;            // [rows], written where children are sampled, or null: the best are taken
     const Stream* stream;
     int* chosen;          // [rows of the level, children + 1]: how many, then which tokens
+    // the sequence, where the tree becomes rows of a pass; or null
+    const Sequence* sequence;
+    Rows* draft_rows;  // the level's children, for the draft model's next pass; or null
+    int* draft_paths;
+    Rows* rows;  // root and tree, for the target; or null
+    int* paths;
     Sampling sampling;
     int width, stride, parts;
     int depth;     // of the level's parents: 0 is the last committed token
     int children;  // of each of them
 };
-static_assert(sizeof(Level) == 6 * 8 + 8 * 4, "as in step.rs");
+static_assert(sizeof(Level) == 11 * 8 + 8 * 4, "as in verify.rs");
+
+// Prompt lookup: what followed the last tokens where they stood before (src/draft/ngram.rs).
+struct Lookup {
+    const Sequence* sequence;
+    Growing* growing;
+    Rows* rows;
+    int* paths;
+    int shortest, longest;
+    int depth;
+    int most;  // nodes where levels do not bound them, or 0
+    int children[STEP_ROWS];  // of each node of a level
+};
+static_assert(sizeof(Lookup) == 4 * 8 + 4 * 4 + 4 * STEP_ROWS, "as in verify.rs");

@@ -17,8 +17,14 @@
 //   sampled                 p once; q once for a rejected child (block: p and q twice)
 //   typical, threshold, topk, KL at a rejected child
 //                           p once more, unless it is on chip still; R once (KL)
+// With a Commit, what is verified is committed (commit.cuh): the path that kv_commit takes, the
+// report, and the rows of the passes that come next.
+//
 // Neighbours: the target's LM head wrote logits and bests, the drafter's its own; the workspace is
 // this launch's.
+#include "commit.cuh"
+#include "reduce.cuh"
+#include "score.cuh"
 #include "vocabulary.cuh"
 
 namespace {
@@ -65,12 +71,14 @@ struct Verifier {
     Team& team;
     const Children children;
     Verdict& verdict;
+    // as it was before the step is counted
+    const Stream stream;
     // writes what the launch leaves
     const bool leader;
     bool failed;
 
     __device__ __forceinline__ Verifier(const Verification& v, Team& team)
-        : v(v), team(team), children{v.tree, team.shared}, verdict(*v.verdict),
+        : v(v), team(team), children{v.tree, team.shared}, verdict(*v.verdict), stream(*v.stream),
           leader(team.rank == 0 && threadIdx.x == 0), failed(false) {}
 
     // ---- rows ----
@@ -126,7 +134,7 @@ struct Verifier {
             if (leader) choice->probability = probability;
             return choice->made == 1;
         }
-        return admits(probability, random_word(*v.stream, row, use));
+        return admits(probability, random_word(stream, row, use));
     }
 
     __device__ __forceinline__ bool guarded(int token, int best) const { return is_guarded(token) || is_guarded(best); }
@@ -163,12 +171,12 @@ struct Verifier {
                 choice->probability = ratio(is_gone ? 0 : integer(weight(law, choice->made, z[choice->made])), total);
             return choice->made;
         }
-        return team.draw(z, law, total, removed, gone, random_word(*v.stream, row, use));
+        return team.draw(z, law, total, removed, gone, random_word(stream, row, use));
     }
 
     // A token of the residual in the slice; for the whole team.
     __device__ __forceinline__ int draw_residual(int row, Use use, const float* sums, float total) const {
-        if (!v.script) return team.draw_residual(sums, total, random_word(*v.stream, row, use));
+        if (!v.script) return team.draw_residual(sums, total, random_word(stream, row, use));
         Choice* const choice = v.script + row * USES + use;
         const int chunk = choice->made / CHUNK;
         if (team.owns(chunk) && threadIdx.x % 32 == 0)
@@ -420,7 +428,7 @@ struct Verifier {
             }
             switch (policy.rule) {
                 case Policy::JUDGE:
-                    value = v.scores[node];
+                    value = v.scores ? v.scores[node] : score(*v.scoring, node + 1);
                     if (isnan(value)) {
                         fail(Verdict::SCORE, node);
                         return -1;
@@ -668,6 +676,20 @@ struct Verifier {
         }
         fold(nodes + 1);
         v.policy.rule == Policy::BLOCK ? block() : tree();
+        if (!v.commit || team.rank != 0) return;
+        __syncthreads();
+        // of raw logits; the team's first block reads the row alone
+        const auto log_probability = [&](int i, int token) {
+            const int row = i == 0 ? 0 : verdict.path[i - 1] + 1;
+            const Row z = target(row);
+            const float most = best(row).value;
+            float sum = 0.0f;
+            for (int id = threadIdx.x; id < z.width; id += THREADS) sum += exp_exact(z[id] - most);
+            sum = block_sum<WARPS>(sum);
+            __syncthreads();  // before the next one's
+            return z[token] - most - ln_exact(sum);
+        };
+        commit(*v.commit, verdict, team.shared.commit, log_probability);
     }
 };
 
@@ -681,6 +703,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     bool begun = false;
     for (int i = index; i < count; i += teams) {
         const Verification& v = sequences[i];
+        if (v.commit && v.commit->sequence->finish != GOES_ON) {
+            if (blockIdx.x % size == 0) repeat(*v.commit);
+            continue;
+        }
         const Workspace space(workspace + index * bytes, (v.vocabulary + CHUNK - 1) / CHUNK, size);
         Team team(blockIdx.x % size, size, space, shared, reinterpret_cast<float*>(dynamic), slots);
         if (begun) team.sync();  // all are done with the sequence before
@@ -688,4 +714,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         begun = true;
         Verifier(v, team).run();
     }
+}
+
+// A sequence that was just put together: its first step's rows, and room for a tree. Grid: one block
+// of 256.
+extern "C" __global__ void __launch_bounds__(THREADS) begin(const Commit* at) {
+    const Commit& c = *at;
+    if (threadIdx.x == 0) begin_tree(*c.growing, *c.sequence);
+    __syncthreads();
+    begin_rows(c, *c.sequence, *c.growing);
 }

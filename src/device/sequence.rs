@@ -3,7 +3,7 @@
 use super::{Committed, DeviceError, Finish, Request, Setup, Step, Ticket, TokenReason, Want};
 use crate::model::{Config, Model};
 use crate::tree::TokenTree;
-use crate::verify::{LogSoftmax, NextReason, Reason, Rows, Verdict};
+use crate::verify::{LogSoftmax, NextReason, Reason, Rows, Rule, Verdict};
 use std::collections::VecDeque;
 
 /// The sequence under way.
@@ -88,36 +88,82 @@ pub(super) fn rooted(root: u32, tree: &TokenTree) -> TokenTree {
     rows
 }
 
+/// Tickets of the steps that were asked for, which are read in their order.
+#[derive(Default)]
+pub(super) struct Tickets {
+    given: u64,
+    read: u64,
+}
+
+impl Tickets {
+    /// The next step's.
+    pub fn give(&mut self) -> Ticket {
+        self.given += 1;
+        Ticket(self.given - 1)
+    }
+
+    /// Takes back a ticket, which must be the oldest one that is out.
+    pub fn take(&mut self, ticket: Ticket) -> Result<(), DeviceError> {
+        if ticket.0 != self.read || self.read == self.given {
+            return Err(DeviceError::Ticket {
+                found: ticket.0,
+                expected: self.read,
+            });
+        }
+        self.read += 1;
+        Ok(())
+    }
+
+    /// Takes none of those that are out.
+    pub fn forget(&mut self) {
+        self.read = self.given;
+    }
+}
+
 /// Steps asked for and not yet read; a step runs when its result is read.
 #[derive(Default)]
 pub(super) struct Queue {
-    steps: VecDeque<(u64, Step)>,
-    next: u64,
+    steps: VecDeque<Step>,
+    tickets: Tickets,
 }
 
 impl Queue {
     /// Takes in a step.
     pub fn push(&mut self, step: &Step) -> Ticket {
-        let ticket = self.next;
-        self.next += 1;
-        self.steps.push_back((ticket, step.clone()));
-        Ticket(ticket)
+        self.steps.push_back(step.clone());
+        self.tickets.give()
     }
 
     /// The step whose turn it is, which must be the ticket's.
     pub fn pop(&mut self, ticket: Ticket) -> Result<Step, DeviceError> {
-        match self.steps.pop_front() {
-            Some((expected, step)) if expected == ticket.0 => Ok(step),
-            other => Err(DeviceError::Ticket {
-                found: ticket.0,
-                expected: other.map_or(self.next, |(t, _)| t),
-            }),
-        }
+        self.tickets.take(ticket)?;
+        self.steps.pop_front().ok_or(DeviceError::NotStarted)
     }
 
     /// Forgets all steps.
     pub fn clear(&mut self) {
         self.steps.clear();
+        self.tickets.forget();
+    }
+}
+
+/// Refuses a step that reads what target and drafter do not have.
+pub(super) fn check_step(
+    step: &Step,
+    target: &Model,
+    draft: Option<&Model>,
+) -> Result<(), DeviceError> {
+    if matches!(step.policy.rule, Rule::Kl { .. }) && draft.is_none() {
+        return Err(DeviceError::Draft(
+            "the KL rule compares with the drafter's own distribution; this drafter has none, a model has"
+                .to_owned(),
+        ));
+    }
+    match &step.judge {
+        None => Ok(()),
+        Some(judge) => judge
+            .check(target, draft, true)
+            .map_err(|e| DeviceError::Judge(e.to_string())),
     }
 }
 
@@ -192,7 +238,7 @@ pub(super) fn check_judge(want: &Want, model: &Model) -> Result<(), DeviceError>
 }
 
 /// Refuses tokens that have no row in the embedding.
-fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<(), DeviceError> {
+pub(super) fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<(), DeviceError> {
     match tokens.iter().position(|&t| t as usize >= vocab_size) {
         None => Ok(()),
         Some(place) => Err(DeviceError::Token {

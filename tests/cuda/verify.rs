@@ -271,6 +271,8 @@ impl Batch {
                     .scores
                     .as_ref()
                     .map_or(0, |s| device.upload("scores", s)),
+                scoring: 0,
+                commit: 0,
                 stream: device.upload(
                     "stream",
                     &[Stream {

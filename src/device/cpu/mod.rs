@@ -12,7 +12,7 @@ mod simd;
 mod team;
 
 use super::sequence::{
-    Queue, Sequence, check_context, check_judge, check_pass, check_prompt, rooted,
+    Queue, Sequence, check_context, check_judge, check_pass, check_prompt, check_step, rooted,
 };
 use super::{
     Device, DeviceError, Logits, MemoryPlan, PassOutput, Request, Setup, Step, StepReport,
@@ -21,7 +21,7 @@ use super::{
 use crate::draft::Drafter;
 use crate::judge::{Judge, Layout, Tap};
 use crate::tree::{MAX_ROWS, TokenTree};
-use crate::verify::{Inputs, Philox, Rows, Rule, verify};
+use crate::verify::{Inputs, Philox, Rows, verify};
 use drafting::{Ask, Draft, ModelDrafter};
 use forward::{Activations, Forward};
 use simd::Isa;
@@ -260,23 +260,11 @@ impl Device for Cpu {
     }
 
     fn enqueue(&mut self, step: &Step) -> Result<Ticket, DeviceError> {
-        if matches!(step.policy.rule, Rule::Kl { .. })
-            && !matches!(self.drafter, Drafting::Model(_))
-        {
-            return Err(DeviceError::Draft(
-                "the KL rule compares with the drafter's own distribution; this drafter has none, a model has"
-                    .to_owned(),
-            ));
-        }
-        if let Some(judge) = &step.judge {
-            let draft = match &self.drafter {
-                Drafting::Model(draft) => Some(&*draft.forward().model),
-                Drafting::Host(_) => None,
-            };
-            judge
-                .check(&self.target.model, draft, true)
-                .map_err(|e| DeviceError::Judge(e.to_string()))?;
-        }
+        let draft = match &self.drafter {
+            Drafting::Model(draft) => Some(&*draft.forward().model),
+            Drafting::Host(_) => None,
+        };
+        check_step(step, &self.target.model, draft)?;
         Ok(self.queue.push(step))
     }
 

@@ -634,6 +634,11 @@ impl Forward {
         self.plans.down.parts()
     }
 
+    /// Whether this judge's weights are on the device.
+    pub fn has_judge(&self, judge: &Arc<Judge>) -> bool {
+        self.judge.has(judge)
+    }
+
     /// Brings a judge's weights to the device, unless they are there: before a pass with it is
     /// captured.
     pub fn bring_judge(&mut self, judge: &Arc<Judge>) -> Result<(), DeviceError> {

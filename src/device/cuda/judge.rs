@@ -60,10 +60,15 @@ impl JudgeRoom {
         })
     }
 
+    /// Whether this judge's weights are there.
+    pub fn has(&self, judge: &Arc<Judge>) -> bool {
+        self.judge.as_ref().is_some_and(|j| Arc::ptr_eq(j, judge))
+    }
+
     /// Brings the weights of a judge that reads the target alone to the device, unless they are
     /// there.
     pub fn bring(&mut self, judge: &Arc<Judge>, model: &Model) -> Result<(), DeviceError> {
-        if self.judge.as_ref().is_some_and(|j| Arc::ptr_eq(j, judge)) {
+        if self.has(judge) {
             return Ok(());
         }
         let features = &judge.features;

@@ -14,6 +14,7 @@ pub mod linear;
 mod memory;
 pub mod plan;
 mod sizes;
+mod step;
 pub mod verify;
 mod weights;
 
@@ -28,55 +29,72 @@ pub use plan::Plans;
 pub use sizes::{STEP_ROWS, need};
 pub use weights::{LayerWeights, Matrix, Weights};
 
-use super::sequence::{
-    Queue, Sequence, check_context, check_judge, check_pass, check_prompt, rooted,
-};
+use super::sequence::{Tickets, check_context, check_judge, check_pass, check_step};
 use super::{
-    Device, DeviceError, Logits, MemoryPlan, MiB, PassOutput, Request, Setup, Step, StepReport,
-    StepTimes, Ticket, Want,
+    Device, DeviceError, MemoryPlan, MiB, PassOutput, Request, Setup, Step, StepReport, Ticket,
+    Want,
 };
 use crate::draft::Drafter;
 use crate::tree::{MAX_ROWS, TokenTree};
-use crate::verify::{Inputs, Philox, Rows, verify};
 use std::sync::Arc;
-use std::time::Instant;
+use step::{Drafting, Stepper};
 
 /// Names of the embedded images, those of the files of kernels/; empty where the build had no nvcc.
 pub fn images() -> impl Iterator<Item = &'static str> {
     image::IMAGES.iter().map(|image| image.name)
 }
 
-/// A target on a GPU. It decodes plainly: nothing drafts on this device yet.
+/// A target with its drafter on a GPU.
 pub struct Cuda {
     gpu: Arc<Gpu>,
     target: Forward,
+    drafting: Drafting,
+    stepper: Stepper,
     context: usize,
-    sequence: Option<Sequence>,
-    queue: Queue,
+    tickets: Tickets,
     /// Of a commit, which has nobody to tell; the next call that can fails with it.
     failed: Option<DeviceError>,
 }
 
 impl Cuda {
-    /// Loads the target onto GPU number `ordinal`, unless it does not fit.
+    /// Loads target and drafter onto GPU number `ordinal`, unless they do not fit.
     pub fn open(setup: &Setup, ordinal: usize) -> Result<Cuda, DeviceError> {
         check_context(setup)?;
-        if !matches!(setup.drafter, Drafter::None) {
-            return Err(DeviceError::Draft(
-                "drafting on the CUDA device is not there yet, it decodes plainly; use --draft none or --device cpu"
-                    .to_owned(),
-            ));
-        }
         let gpu = Gpu::open(ordinal)?;
+        let chip = chip(&gpu);
         let positions = setup.context + MAX_ROWS;
-        need(&setup.target, positions, chip(&gpu), false)
-            .check(gpu.free_bytes()?, setup.context)?;
+        let mut needed = need(&setup.target, positions, chip, false);
+        needed.workspace += step::bytes(setup.context);
+        let draft = setup.drafter.model();
+        let draft_context = draft.map_or(0, |d| setup.context.min(d.config.max_positions));
+        // the target's own first layers lie on the device once
+        let shares = draft.is_some_and(|d| d.dir == setup.target.dir);
+        if let Some(draft) = draft {
+            needed = needed.and(need(draft, draft_context + MAX_ROWS, chip, shares));
+        }
+        needed.check(gpu.free_bytes()?, setup.context)?;
+        let target = Forward::load(&gpu, setup.target.clone(), positions, None)?;
+        let drafting = match &setup.drafter {
+            Drafter::None => Drafting::None,
+            Drafter::Ngram(ngram) => Drafting::Ngram(*ngram),
+            Drafter::Model(model) => {
+                let weights = shares.then(|| target.weights().clone());
+                let positions = draft_context + MAX_ROWS;
+                Drafting::Model(Box::new(Forward::load(
+                    &gpu,
+                    model.clone(),
+                    positions,
+                    weights,
+                )?))
+            }
+        };
         Ok(Cuda {
-            target: Forward::load(&gpu, setup.target.clone(), positions, None)?,
+            stepper: Stepper::new(&gpu, &target, &drafting, setup.context, draft_context)?,
+            target,
+            drafting,
             gpu,
             context: setup.context,
-            sequence: None,
-            queue: Queue::default(),
+            tickets: Tickets::default(),
             failed: None,
         })
     }
@@ -91,65 +109,11 @@ impl Cuda {
         self.target.need
     }
 
-    fn vocab_size(&self) -> usize {
-        self.target.model.config.vocab_size
-    }
-
-    fn commit_rows(&mut self, path: &[usize]) {
-        if let Err(error) = self.target.commit(path) {
+    /// Keeps an error of a call that cannot fail.
+    fn note(&mut self, done: Result<(), DeviceError>) {
+        if let Err(error) = done {
             self.failed.get_or_insert(error);
         }
-    }
-
-    fn step(&mut self, step: &Step) -> Result<StepReport, DeviceError> {
-        let Some(sequence) = &self.sequence else {
-            return Err(DeviceError::NotStarted);
-        };
-        if sequence.finish.is_some() {
-            return Ok(StepReport {
-                finish: sequence.finish,
-                ..StepReport::default()
-            });
-        }
-        let request = &sequence.request;
-        let mut philox = Philox::new(request.seed, request.sequence).at_step(sequence.step);
-        let began = Instant::now();
-        let tree = TokenTree::default();
-        let rows = rooted(sequence.tokens[sequence.tokens.len() - 1], &tree);
-        let want = Want {
-            logits: Logits::All,
-            ..Want::default()
-        };
-        let pass = self.pass(&rows, &want)?;
-        let passed = Instant::now();
-        let target =
-            Rows::new(&pass.logits, self.vocab_size()).expect("the pass returns whole rows");
-        let inputs = Inputs {
-            tree: &tree,
-            target,
-            q: None,
-            r: None,
-            scores: None,
-        };
-        let verdict = verify::<f32, _>(&inputs, &step.policy, &mut philox)?;
-        self.commit_rows(&[0]);
-        let context = self.context;
-        let sequence = self.sequence.as_mut().ok_or(DeviceError::NotStarted)?;
-        Ok(StepReport {
-            committed: sequence.take_in(
-                &tree,
-                &verdict,
-                step.log_probabilities.then_some(target),
-                context,
-            ),
-            finish: sequence.finish,
-            times: StepTimes {
-                target: passed - began,
-                verify: passed.elapsed(),
-                ..StepTimes::default()
-            },
-            ..StepReport::default()
-        })
     }
 }
 
@@ -164,7 +128,10 @@ impl Device for Cuda {
     }
 
     fn memory(&self) -> MemoryPlan {
-        let need = self.target.need;
+        let mut need = self.target.need;
+        if let Drafting::Model(draft) = &self.drafting {
+            need = need.and(draft.need);
+        }
         MemoryPlan {
             weights: need.weights,
             kv: need.kv,
@@ -197,24 +164,26 @@ impl Device for Cuda {
     }
 
     fn start(&mut self, request: &Request) -> Result<(), DeviceError> {
-        self.sequence = None;
-        self.queue.clear();
+        self.tickets.forget();
         self.failed = None;
-        let config = &self.target.model.config;
-        let before = check_prompt(&request.prompt, config, self.context)?;
-        self.target.len = 0;
-        super::prefill(self, before, &Want::default())?;
-        self.sequence = Some(Sequence::new(request));
-        Ok(())
+        self.stepper
+            .start(request, &mut self.target, &mut self.drafting)
     }
 
     fn enqueue(&mut self, step: &Step) -> Result<Ticket, DeviceError> {
-        Ok(self.queue.push(step))
+        let draft = match &self.drafting {
+            Drafting::Model(draft) => Some(&*draft.model),
+            _ => None,
+        };
+        check_step(step, &self.target.model, draft)?;
+        self.stepper
+            .enqueue(step, &mut self.target, &mut self.drafting)?;
+        Ok(self.tickets.give())
     }
 
     fn read(&mut self, ticket: Ticket) -> Result<StepReport, DeviceError> {
-        let step = self.queue.pop(ticket)?;
-        self.step(&step)
+        self.tickets.take(ticket)?;
+        self.stepper.read(&mut self.target)
     }
 
     fn pass_behind(
@@ -226,6 +195,7 @@ impl Device for Cuda {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
+        self.stepper.settle(&mut self.target)?;
         let config = &self.target.model.config;
         check_pass(rows, behind, want, config, self.target.len, self.context)?;
         check_judge(want, &self.target.model)?;
@@ -236,10 +206,16 @@ impl Device for Cuda {
     }
 
     fn commit(&mut self, path: &[usize]) {
-        self.commit_rows(path);
+        let done = self
+            .stepper
+            .settle(&mut self.target)
+            .and_then(|()| self.target.commit(path));
+        self.note(done);
     }
 
     fn rollback(&mut self, len: usize) {
+        let settled = self.stepper.settle(&mut self.target);
+        self.note(settled);
         self.target.len = self.target.len.min(len);
     }
 

@@ -1,6 +1,7 @@
 //! The structs of step.cuh: what the verify and draft kernels read and write.
 
 use super::layout::MAX_ROWS;
+use super::sizes::STEP_ROWS;
 use crate::tree::TokenTree;
 use crate::verify;
 use bytemuck::{Pod, Zeroable};
@@ -126,9 +127,11 @@ pub struct Verification {
     pub drafter_best: u64,
     pub laws: u64,
     pub scores: u64,
+    pub scoring: u64,
     pub stream: u64,
     pub script: u64,
     pub verdict: u64,
+    pub commit: u64,
     pub policy: Policy,
     pub vocabulary: i32,
     pub target_stride: i32,
@@ -154,8 +157,8 @@ pub struct Growing {
     pub failed_row: i32,
     /// Blocks that are done with the level.
     pub arrived: u32,
-    /// Zero.
-    pub reserved: i32,
+    /// Nodes that the draft model reads, or has read.
+    pub passed: i32,
 }
 
 /// How one level's children are chosen, see step.cuh.
@@ -169,6 +172,11 @@ pub struct Level {
     pub laws: u64,
     pub stream: u64,
     pub chosen: u64,
+    pub sequence: u64,
+    pub draft_rows: u64,
+    pub draft_paths: u64,
+    pub rows: u64,
+    pub paths: u64,
     pub sampling: Sampling,
     pub width: i32,
     pub stride: i32,
@@ -177,6 +185,123 @@ pub struct Level {
     pub children: i32,
 }
 
+/// A sequence between two steps, see step.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[allow(missing_docs)] // said in step.cuh
+pub struct Sequence {
+    pub stream: Stream,
+    pub length: i32,
+    pub limit: i32,
+    pub context: i32,
+    pub draft_context: i32,
+    pub drafted: i32,
+    pub finish: i32,
+    pub reports: i32,
+    pub stops: i32,
+    pub stop: u64,
+    pub history: u64,
+}
+
+/// What a step tells the host, see step.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[allow(missing_docs)] // said in step.cuh
+pub struct Report {
+    pub finish: i32,
+    pub committed: i32,
+    pub nodes: i32,
+    pub depth: i32,
+    pub error: i32,
+    pub at: i32,
+    pub reserved: [i32; 2],
+    pub token: [u32; STEP_ROWS],
+    pub acceptability: [f32; STEP_ROWS],
+    pub log_probability: [f32; STEP_ROWS],
+}
+
+/// Reports that are kept.
+pub const RING: usize = 4;
+
+/// What becomes of a verdict, see step.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[allow(missing_docs)] // said in step.cuh
+pub struct Commit {
+    pub sequence: u64,
+    pub growing: u64,
+    pub ring: u64,
+    pub rows: u64,
+    pub path: u64,
+    pub draft_rows: u64,
+    pub draft_path: u64,
+    pub log_probabilities: i32,
+    pub reserved: i32,
+}
+
+/// Where a part of a judge's score lies, see step.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[allow(missing_docs)] // said in step.cuh
+pub struct ScoringTap {
+    pub products: u64,
+    pub count: i32,
+    pub is_parts: i32,
+    pub is_scaled: i32,
+    pub reserved: i32,
+}
+
+/// How a judge scores a row, see step.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[allow(missing_docs)] // said in step.cuh
+pub struct Scoring {
+    pub tap: [ScoringTap; 2],
+    pub squares: u64,
+    pub bias: u64,
+    pub parts: i32,
+    pub units: i32,
+    pub width: f32,
+    pub eps: f32,
+    pub last_bias: f32,
+    pub is_two_layer: i32,
+    pub is_importance: i32,
+    pub reserved: i32,
+}
+
+/// Prompt lookup, see step.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[allow(missing_docs)] // said in step.cuh
+pub struct Lookup {
+    pub sequence: u64,
+    pub growing: u64,
+    pub rows: u64,
+    pub paths: u64,
+    pub shortest: i32,
+    pub longest: i32,
+    pub depth: i32,
+    pub most: i32,
+    pub children: [i32; STEP_ROWS],
+}
+
+const _: () = assert!(
+    size_of::<Sequence>() == 16 + 8 * 4 + 2 * 8,
+    "as in step.cuh"
+);
+const _: () = assert!(
+    size_of::<Report>() == 32 + 3 * 4 * STEP_ROWS,
+    "as in step.cuh"
+);
+const _: () = assert!(size_of::<Commit>() == 8 * 8, "as in step.cuh");
+const _: () = assert!(
+    size_of::<Scoring>() == 2 * 24 + 2 * 8 + 8 * 4,
+    "as in step.cuh"
+);
+const _: () = assert!(
+    size_of::<Lookup>() == 4 * 8 + 4 * 4 + 4 * STEP_ROWS,
+    "as in step.cuh"
+);
 const _: () = assert!(size_of::<Tree>() == 8 + 2 * 4 * MAX_NODES, "as in step.cuh");
 const _: () = assert!(size_of::<Law>() == 32, "as in step.cuh");
 const _: () = assert!(size_of::<Policy>() == 40, "as in step.cuh");
@@ -185,14 +310,14 @@ const _: () = assert!(
     "as in step.cuh"
 );
 const _: () = assert!(
-    size_of::<Verification>() == 10 * 8 + 40 + 6 * 4,
+    size_of::<Verification>() == 12 * 8 + 40 + 6 * 4,
     "as in step.cuh"
 );
 const _: () = assert!(
     size_of::<Growing>() == size_of::<Tree>() + 24,
     "as in step.cuh"
 );
-const _: () = assert!(size_of::<Level>() == 6 * 8 + 8 * 4, "as in step.cuh");
+const _: () = assert!(size_of::<Level>() == 11 * 8 + 8 * 4, "as in step.cuh");
 
 impl Tree {
     /// A tree of at most [`MAX_NODES`] nodes; `None` for a larger one.
