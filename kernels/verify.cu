@@ -31,10 +31,11 @@ namespace {
 
 // Children of the nodes of a tree: nodes in the order in which they were drafted, -1 after the last.
 struct Children {
-    const Tree* tree;
     const Shared& shared;
+    const int nodes;
 
-    // Fills the tables of shared memory; all threads of the block.
+    // Fills the tables of shared memory; all threads of the block. The tree itself is not read again:
+    // the first block begins the next one while others are still at work.
     static __device__ __forceinline__ void find(const Tree* tree, Shared& shared) {
         const int nodes = tree->nodes;
         const auto next = [&](int after, int parent) {
@@ -43,14 +44,17 @@ struct Children {
             return -1;
         };
         for (int row = threadIdx.x; row <= nodes; row += THREADS) shared.first_child[row] = next(row - 1, row - 1);
-        for (int n = threadIdx.x; n < nodes; n += THREADS) shared.next_sibling[n] = next(n, tree->parent[n]);
+        for (int n = threadIdx.x; n < nodes; n += THREADS) {
+            shared.next_sibling[n] = next(n, tree->parent[n]);
+            shared.node_token[n] = tree->token[n];
+        }
         __syncthreads();
     }
 
     // Row 0 is the last committed token, row n + 1 node n.
     __device__ __forceinline__ int first(int row) const { return shared.first_child[row]; }
     __device__ __forceinline__ int next(int node) const { return shared.next_sibling[node]; }
-    __device__ __forceinline__ int token(int node) const { return tree->token[node]; }
+    __device__ __forceinline__ int token(int node) const { return shared.node_token[node]; }
 
     // Whether `token` is one of `count` siblings from node `first` on.
     __device__ __forceinline__ bool among(int first, int count, int token) const {
@@ -78,7 +82,7 @@ struct Verifier {
     bool failed;
 
     __device__ __forceinline__ Verifier(const Verification& v, Team& team)
-        : v(v), team(team), children{v.tree, team.shared}, verdict(*v.verdict), stream(*v.stream),
+        : v(v), team(team), children{team.shared, v.tree->nodes}, verdict(*v.verdict), stream(*v.stream),
           leader(team.rank == 0 && threadIdx.x == 0), failed(false) {}
 
     // ---- rows ----
@@ -593,7 +597,7 @@ struct Verifier {
     // ---- block verification of a chain ----
 
     __device__ __forceinline__ void block() {
-        const int gamma = v.tree->nodes;
+        const int gamma = children.nodes;
         float prefix = 1.0f, accepted_prefix = 1.0f;
         int length = 0, at = 0;
         bool decided = false;
@@ -626,7 +630,7 @@ struct Verifier {
                 if (test(at, ACCEPT, h)) length = at, accepted_prefix = prefix;
             }
             if (at < gamma) {
-                const int token = v.tree->token[at];
+                const int token = children.token(at);
                 const Draft q = drawn_from(at);
                 const float drawn = ratio(weight_in(q.law, at, token), q.total);
                 if (drawn <= 0.0f) return fail(Verdict::NOT_DRAWN, at);
@@ -659,13 +663,13 @@ struct Verifier {
 
     // The law that token `row` of a chain was drawn from.
     __device__ __forceinline__ Draft drawn_from(int row) const {
-        const Law q = v.laws ? v.laws[row] : one_hot(v.tree->token[row]);
+        const Law q = v.laws ? v.laws[row] : one_hot(children.token(row));
         return {q, q.total, 0};
     }
 
     // Everything about the sequence; the verdict is written when the launch is complete.
     __device__ __forceinline__ void run() {
-        const int nodes = v.tree->nodes;
+        const int nodes = children.nodes;
         Children::find(v.tree, team.shared);
         if (team.rank == 0) {
             for (int n = threadIdx.x; n < nodes; n += THREADS) {

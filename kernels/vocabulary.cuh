@@ -91,7 +91,7 @@ struct Shared {
     int commit[3];
     Best best[WARPS];
     // of the tree at hand, by row of the parent and by node; -1 where there is none
-    int first_child[MAX_NODES + 1], next_sibling[MAX_NODES];
+    int first_child[MAX_NODES + 1], next_sibling[MAX_NODES], node_token[MAX_NODES];
 };
 
 // ---- rows ----

@@ -242,7 +242,7 @@ impl<'a> Inputs<'a> {
             return Err(VerifyError::Token { node, token, width });
         }
         let missing = |what| VerifyError::Missing { rule: *rule, what };
-        if rule.needs_r() && self.r.is_none() {
+        if rule.needs_r() && self.r.is_none() && nodes > 0 {
             return Err(missing("the drafter's logits"));
         }
         if rule.needs_scores() && self.scores.is_none() {

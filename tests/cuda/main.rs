@@ -25,6 +25,7 @@ mod process;
 mod refusal;
 mod resources;
 mod sass;
+mod step;
 mod toolkit;
 mod verify;
 mod widths;
