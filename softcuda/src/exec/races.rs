@@ -107,12 +107,12 @@ impl Log {
             && (old.idle && observation.idle)
         {
             let read = (old.met.left, observation.met.left) == (0, 0);
-            if !read {
+            if !read && comes_from(observation.met.seen, old.met.left) {
                 // an atomic that changed nothing took its turn all the same
                 *old = observation;
                 return;
             }
-            if old.met.seen == observation.met.seen {
+            if read && old.met.seen == observation.met.seen {
                 return;
             }
         }
@@ -130,12 +130,13 @@ pub(super) struct Race {
     pub non_coherent: bool,
 }
 
-fn before(a: &Segment, strong: bool, b: &Segment) -> bool {
+/// Base causality. An atomic behind a fence is not what the fence publishes: it is ordered by those
+/// who see its value, as [`Observed`] finds.
+fn before(a: &Segment, b: &Segment) -> bool {
     if b.remote.complete_below > a.grid {
         return true;
     }
-    // what follows a fence by an atomic is known with the atomic
-    let clock = a.clocks[a.warp as usize] - u32::from(strong);
+    let clock = a.clocks[a.warp as usize];
     if a.block == b.block {
         return b.clocks[a.warp as usize] >= clock;
     }
@@ -199,7 +200,7 @@ impl Observed<'_> {
         if (a.block, a.warp) == (b.block, b.warp) {
             o.step < entry.step
         } else {
-            before(a, false, b)
+            before(a, b)
         }
     }
 }
@@ -317,9 +318,7 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
                                 continue;
                             }
                         }
-                        if before(segment, entry.kind.strong(), other_segment)
-                            || before(other_segment, other.kind.strong(), segment)
-                        {
+                        if before(segment, other_segment) || before(other_segment, segment) {
                             continue;
                         }
                         // the list is of writes: one of the two is a strong one, or none
