@@ -372,14 +372,17 @@ fn an_atomic_behind_the_fence_is_not_handed_over() {
 #[test]
 fn what_is_handed_over_in_a_block_needs_fence_and_volatile_flag() {
     for (fault, lines) in [
-        ("FAULT_NO_FENCE", ["data = 7", "out[0] = data"]),
+        ("FAULT_NO_FENCE", ["data = in[0]", "out[0] = data"]),
         ("FAULT_PLAIN_FLAG", ["flag = 1", "&flag == 0"]),
     ] {
         let ptx = nvcc::ptx("reduce", "sm_80", &[fault]);
         every_seed(
             |device| {
                 let module = device.load(&ptx);
-                let params = [Param::Ptr(device.empty(4))];
+                let params = [
+                    Param::Ptr(device.empty(4)),
+                    Param::Ptr(device.upload(&[9u32])),
+                ];
                 let grid = device.grid(&module, "hand_over_in_block", 1, 64, &params);
                 device.run(&[grid]).expect_err("a violation")
             },

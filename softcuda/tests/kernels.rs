@@ -97,9 +97,10 @@ fn numbers_are_handed_over_behind_fences() {
         let grid = device.grid(&module, "hand_over", 2, 32, &params);
         device.run(&[grid]).expect("no violation");
         assert_eq!(device.download::<u32>(out, 1), [7]);
-        let grid = device.grid(&module, "hand_over_in_block", 1, 64, &params[..1]);
+        let params = [Param::Ptr(out), Param::Ptr(device.upload(&[9u32]))];
+        let grid = device.grid(&module, "hand_over_in_block", 1, 64, &params);
         device.run(&[grid]).expect("no violation");
-        assert_eq!(device.download::<u32>(out, 1), [7]);
+        assert_eq!(device.download::<u32>(out, 1), [9]);
         let all = device.empty(4 * 2 * 160);
         let grid = device.grid(&module, "last_warp", 1, 160, &[Param::Ptr(all)]);
         device.run(&[grid]).expect("no violation");

@@ -133,12 +133,12 @@ extern "C" __global__ void hand_over(unsigned* out, unsigned* data, unsigned* fl
 }
 
 // The same within a block, in shared memory. Who saw the flag may set it back with a plain store.
-extern "C" __global__ void hand_over_in_block(unsigned* out) {
+extern "C" __global__ void hand_over_in_block(unsigned* out, const unsigned* in) {
     __shared__ unsigned data, flag;
     if (threadIdx.x == 0) flag = 0;
     __syncthreads();
     if (threadIdx.x == 0) {
-        data = 7;
+        data = in[0];  // a constant would never lie in memory
 #ifdef FAULT_NO_FENCE
         asm volatile("" ::: "memory");  // the compiler stores all the same
 #else
