@@ -116,7 +116,7 @@ pub(super) fn mbarrier(
                     bytes: 0,
                     parity: false,
                 };
-                block.shared.mbarriers.insert(key, [0; super::order::WARPS]);
+                block.shared.mbarriers.insert(key, [0; super::known::WARPS]);
             }
             Inval => {
                 block.shared.mbarriers.remove(&key);
@@ -182,7 +182,7 @@ pub(super) fn mbarrier(
             for lane in lanes(mask) {
                 if let Some(clocks) = block.shared.mbarriers.get(&(address[lane] as u32)) {
                     warp.view
-                        .join(&clocks.clone(), &super::order::Known::default());
+                        .join(&clocks.clone(), &super::known::Known::default());
                 }
             }
         } else if done == 0 {

@@ -13,6 +13,7 @@ mod elements;
 mod float;
 mod flow;
 mod global;
+mod known;
 mod lanes;
 mod machine;
 mod matrix;

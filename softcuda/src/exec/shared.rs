@@ -2,7 +2,8 @@
 //! which warps touched them since they last met.
 
 use super::decode::SHARED_START;
-use super::order::{Clocks, Met, WARPS, comes_from};
+use super::known::{Clocks, WARPS};
+use super::order::{Met, comes_from};
 
 /// Bytes of a page of the trackers.
 const PAGE: u32 = 1024;
