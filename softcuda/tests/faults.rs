@@ -542,6 +542,7 @@ fn what_is_not_known_stops_the_loading_with_its_line() {
         let error = Module::load(&ptx, device.model, &device.memory, None).expect_err(text);
         let line = ptx.lines().nth(error.line as usize - 1).expect("a line");
         assert_eq!(line, text, "{error}");
+        assert_eq!(error.code, code::INVALID_PTX, "{error}");
         assert!(error.message.contains(what), "{error}");
     }
     let newer = common::kernel(1, "", "").replace("sm_90", "sm_100");
