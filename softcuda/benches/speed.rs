@@ -58,6 +58,79 @@ fn bench(c: &mut Criterion, name: &str, text: &str, per_body: u64) {
     group.finish();
 }
 
+/// Blocks that hand over to the last of them: a store, a fence, a ticket, a fence. `blocks` of them
+/// know of each other in a chain.
+const TICKETS: &str = ".version 9.0
+.target sm_90
+.address_size 64
+.visible .entry tickets(.param .u64 p)
+{
+.reg .b64 %p, %a;
+.reg .b32 %t, %b, %n, %v, %sum;
+.reg .pred %q;
+ld.param.u64 %p, [p];
+mov.u32 %t, %tid.x;
+setp.ne.u32 %q, %t, 0;
+@%q bra DONE;
+mov.u32 %b, %ctaid.x;
+mov.u32 %n, %nctaid.x;
+mad.wide.u32 %a, %b, 4, %p;
+st.global.u32 [%a+4], %b;
+membar.gl;
+atom.global.add.u32 %v, [%p], 1;
+membar.gl;
+add.u32 %v, %v, 1;
+setp.ne.u32 %q, %v, %n;
+@%q bra DONE;
+mov.u32 %sum, 0;
+mov.u32 %b, 0;
+LOOP:
+mad.wide.u32 %a, %b, 4, %p;
+ld.global.u32 %v, [%a+4];
+add.u32 %sum, %sum, %v;
+add.u32 %b, %b, 1;
+setp.lt.u32 %q, %b, %n;
+@%q bra LOOP;
+st.global.u32 [%p], 0;
+DONE:
+ret;
+}
+";
+
+fn fences(c: &mut Criterion) {
+    let model = Model::named("h100").expect("a model");
+    let memory = Memory::new(1 << 30);
+    let module = Module::load(TICKETS, model, &memory, None).expect("it loads");
+    let most = 8192u64;
+    let data = memory.alloc(4 * (most + 1), 256).expect("memory");
+    memory.fill(data, 0, 4, most + 1).expect("a fill");
+    let mut group = c.benchmark_group("fences");
+    group.sample_size(10);
+    group.measurement_time(std::time::Duration::from_secs(2));
+    group.warm_up_time(std::time::Duration::from_millis(500));
+    for blocks in [1024, most] {
+        let grid = Launch {
+            kernel: Arc::clone(module.kernel("tickets").expect("the kernel")),
+            grid: [blocks as u32, 1, 1],
+            block: [32, 1, 1],
+            dynamic_shared: 0,
+            dynamic_shared_limit: 0,
+            params: data.to_le_bytes().to_vec(),
+            cooperative: false,
+            programmatic: false,
+            concurrent: false,
+            transfers: Vec::new(),
+        };
+        let options = Options::default();
+        group.throughput(Throughput::Elements(2 * blocks));
+        group.bench_function(format!("{blocks} blocks in a chain"), |b| {
+            let grids = std::slice::from_ref(&grid);
+            b.iter(|| launch(&memory, model, &options, grids).expect("it runs"));
+        });
+    }
+    group.finish();
+}
+
 fn speed(c: &mut Criterion) {
     let float = ".reg .b32 %f<8>;";
     let set = "mov.b32 %f0, 0f3F800000;\nmov.b32 %f1, 0f3F000000;\nmov.b32 %f2, 0f00000000;\n";
@@ -113,5 +186,5 @@ fn speed(c: &mut Criterion) {
     bench(c, "mma.m16n8k16", &ptx(mma, &before, body, keep), 1);
 }
 
-criterion_group!(benches, speed);
+criterion_group!(benches, speed, fences);
 criterion_main!(benches);

@@ -5,7 +5,7 @@ mod common;
 mod nvcc;
 
 use common::{Device, Param};
-use softcuda::exec::{Launch, Rule, Violation, code};
+use softcuda::exec::{Launch, Overlap, Rule, Violation, code};
 use softcuda::ptx::Module;
 
 /// Runs the kernel `faults` with one of its mistakes.
@@ -68,6 +68,19 @@ fn every_kind_of_wrong_access_is_named() {
             (rule, code),
             "{what}: {violation}"
         );
+        // accesses have an address, and all faults a place
+        let access = !matches!(what, 4 | 5 | 7 | 10 | 13);
+        assert!(
+            !access || violation.address.is_some(),
+            "{what}: {violation}"
+        );
+        assert!(
+            violation.block[0] < 2 && violation.thread[0] < 32,
+            "{violation}"
+        );
+        for part in ["faults", "PTX line", "block [", "thread ["] {
+            assert!(violation.to_string().contains(part), "{violation}");
+        }
     }
 }
 
@@ -180,8 +193,37 @@ fn bytes_never_written_are_not_read() {
     assert_eq!(violation.thread, [36, 0, 0]);
 }
 
-/// Under some order at least; races are found whatever the order.
-fn every_seed(run: impl Fn(&mut Device) -> Box<Violation>, rule: Rule) {
+/// Whether a violation names everything: kernel, line of the PTX, a line of the source that
+/// holds one of `lines`, block and thread that there are, and the address.
+fn named(violation: &Violation, lines: &[&str]) {
+    assert!(
+        !violation.kernel.is_empty() && violation.line > 0,
+        "{violation}"
+    );
+    let (file, line) = violation.location.as_ref().expect("a line of the source");
+    let source = std::fs::read_to_string(file).expect("the source");
+    let found = source.lines().nth(*line as usize - 1).expect("a line");
+    assert!(
+        lines.iter().any(|line| found.contains(line)),
+        "{violation}: {found}"
+    );
+    assert!(violation.block[0] < 64 && violation.block[1..] == [0, 0]);
+    assert!(violation.thread[0] < 256 && violation.thread[1..] == [0, 0]);
+    assert!(violation.address.is_some_and(|a| a != 0), "{violation}");
+    let said = violation.to_string();
+    for part in [
+        &violation.kernel,
+        "PTX line",
+        "block [",
+        "thread [",
+        "address 0x",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+/// Races are found whatever the order, and named.
+fn every_seed(run: impl Fn(&mut Device) -> Box<Violation>, rule: Rule, lines: &[&str]) {
     for seed in 0..20 {
         let mut device = Device::tiny();
         device.options.seed = seed;
@@ -190,6 +232,7 @@ fn every_seed(run: impl Fn(&mut Device) -> Box<Violation>, rule: Rule) {
         if seed == 0 {
             println!("{violation}");
         }
+        named(&violation, lines);
     }
 }
 
@@ -215,6 +258,7 @@ fn a_missing_barrier_in_a_block_is_a_race() {
             device.run(&[grid]).expect_err("a violation")
         },
         Rule::SharedRace,
+        &["partial[warp] = v", "sum += partial[w]"],
     );
 }
 
@@ -228,6 +272,7 @@ fn a_missing_fence_between_blocks_is_a_race() {
             device.run(&[grid]).expect_err("a violation")
         },
         Rule::GlobalRace,
+        &["partials[blockIdx.x] = v", "sum += partials[b]"],
     );
 }
 
@@ -258,6 +303,7 @@ fn a_ticket_without_a_fence_orders_nothing_else() {
             violation
         },
         Rule::GlobalRace,
+        &["partials[blockIdx.x] = v", "sum += partials[b]"],
     );
 }
 
@@ -270,6 +316,8 @@ fn a_counter_set_back_by_a_block_that_did_not_see_the_last_ticket_is_a_race() {
             violation
         },
         Rule::GlobalRace,
+        // the atomic is a line of the toolkit's header
+        &["*counter = 0", "AtomicAdd", "atomicInc", "AtomicInc"],
     );
 }
 
@@ -292,6 +340,70 @@ fn a_missing_barrier_of_the_grid_is_a_race() {
             device.run(&[grid]).expect_err("a violation")
         },
         Rule::GlobalRace,
+        &["sum += slots[b]", "next[blockIdx.x] = sum"],
+    );
+}
+
+/// A fence hands over what is before it: not an atomic behind it.
+#[test]
+fn an_atomic_behind_the_fence_is_not_handed_over() {
+    let ptx = nvcc::ptx("reduce", "sm_80", &["FAULT_LATE_ATOMIC"]);
+    every_seed(
+        |device| {
+            let module = device.load(&ptx);
+            let data = device.upload(&[2u32]);
+            device.memory.label(data, "data").expect("a label");
+            let flag = device.upload(&[0u32]);
+            let params = [
+                Param::Ptr(device.empty(4)),
+                Param::Ptr(data),
+                Param::Ptr(flag),
+            ];
+            let grid = device.grid(&module, "hand_over", 2, 32, &params);
+            let violation = device.run(&[grid]).expect_err("a violation");
+            assert!(violation.message.contains("`data`"), "{violation}");
+            violation
+        },
+        Rule::GlobalRace,
+        &["out[0] = *data", "AtomicAdd"],
+    );
+}
+
+#[test]
+fn what_is_handed_over_in_a_block_needs_fence_and_volatile_flag() {
+    for (fault, lines) in [
+        ("FAULT_NO_FENCE", ["data = in[0]", "out[0] = data"]),
+        ("FAULT_PLAIN_FLAG", ["flag = 1", "&flag == 0"]),
+    ] {
+        let ptx = nvcc::ptx("reduce", "sm_80", &[fault]);
+        every_seed(
+            |device| {
+                let module = device.load(&ptx);
+                let params = [
+                    Param::Ptr(device.empty(4)),
+                    Param::Ptr(device.upload(&[9u32])),
+                ];
+                let grid = device.grid(&module, "hand_over_in_block", 1, 64, &params);
+                device.run(&[grid]).expect_err("a violation")
+            },
+            Rule::SharedRace,
+            &lines,
+        );
+    }
+}
+
+#[test]
+fn a_count_set_back_by_a_warp_that_did_not_see_the_last_one_is_a_race() {
+    let ptx = nvcc::ptx("reduce", "sm_80", &["FAULT_EARLY_RESET"]);
+    every_seed(
+        |device| {
+            let module = device.load(&ptx);
+            let params = [Param::Ptr(device.empty(4 * 2 * 160))];
+            let grid = device.grid(&module, "last_warp", 1, 160, &params);
+            device.run(&[grid]).expect_err("a violation")
+        },
+        Rule::SharedRace,
+        &["count = 100", "AtomicAdd"],
     );
 }
 
@@ -315,6 +427,8 @@ fn a_copy_that_was_not_waited_for_is_poison() {
     let device = Device::tiny();
     let violation = gemm(&device, &["FAULT_NO_WAIT"]);
     assert_eq!(violation.rule, Rule::Pending, "{violation}");
+    // a line of the asm statement, or the one behind it
+    named(&violation, &["ldmatrix", "shared_address(&"]);
 }
 
 #[test]
@@ -327,6 +441,10 @@ fn a_buffer_overwritten_while_it_is_read_is_found() {
         assert!(
             matches!(violation.rule, Rule::SharedRace | Rule::Pending),
             "{violation}"
+        );
+        named(
+            &violation,
+            &["ldmatrix", "shared_address(&", "cp.async.cg", "copy16("],
         );
     }
 }
@@ -345,7 +463,16 @@ fn chain(device: &Device, defines: &[&str]) -> Box<Violation> {
 
 #[test]
 fn a_successor_that_does_not_wait_races_with_its_predecessor() {
-    every_seed(|device| chain(device, &["FAULT_NO_WAIT"]), Rule::GlobalRace);
+    for overlap in [Overlap::Early, Overlap::Interleaved, Overlap::Late] {
+        every_seed(
+            |device| {
+                device.options.overlap = overlap;
+                chain(device, &["FAULT_NO_WAIT"])
+            },
+            Rule::GlobalRace,
+            &["out[i] = in[i] + 1"],
+        );
+    }
 }
 
 #[test]
@@ -353,6 +480,7 @@ fn what_a_live_grid_writes_is_not_read_non_coherently() {
     every_seed(
         |device| chain(device, &["FAULT_NON_COHERENT"]),
         Rule::NonCoherent,
+        &["__ldg", "ld.global.nc"],
     );
 }
 
@@ -414,6 +542,7 @@ fn what_is_not_known_stops_the_loading_with_its_line() {
         let error = Module::load(&ptx, device.model, &device.memory, None).expect_err(text);
         let line = ptx.lines().nth(error.line as usize - 1).expect("a line");
         assert_eq!(line, text, "{error}");
+        assert_eq!(error.code, code::INVALID_PTX, "{error}");
         assert!(error.message.contains(what), "{error}");
     }
     let newer = common::kernel(1, "", "").replace("sm_90", "sm_100");

@@ -83,6 +83,31 @@ fn a_ticket_that_was_seen_orders_a_plain_store() {
     }
 }
 
+/// What one block, or one warp, hands over to another behind a fence, and counts of warps.
+#[test]
+fn numbers_are_handed_over_behind_fences() {
+    let ptx = nvcc::ptx("reduce", "sm_80", &[]);
+    for seed in 0..100 {
+        let mut device = Device::tiny();
+        device.options.seed = seed;
+        let module = device.load(&ptx);
+        let out = device.empty(4);
+        let (data, flag) = (device.upload(&[2u32]), device.upload(&[0u32]));
+        let params = [Param::Ptr(out), Param::Ptr(data), Param::Ptr(flag)];
+        let grid = device.grid(&module, "hand_over", 2, 32, &params);
+        device.run(&[grid]).expect("no violation");
+        assert_eq!(device.download::<u32>(out, 1), [7]);
+        let params = [Param::Ptr(out), Param::Ptr(device.upload(&[9u32]))];
+        let grid = device.grid(&module, "hand_over_in_block", 1, 64, &params);
+        device.run(&[grid]).expect("no violation");
+        assert_eq!(device.download::<u32>(out, 1), [9]);
+        let all = device.empty(4 * 2 * 160);
+        let grid = device.grid(&module, "last_warp", 1, 160, &[Param::Ptr(all)]);
+        device.run(&[grid]).expect("no violation");
+        assert_eq!(device.download::<u32>(all, 320), [100; 320]);
+    }
+}
+
 #[test]
 fn blocks_meet_at_a_barrier_of_the_grid() {
     let ptx = nvcc::ptx("reduce", "sm_90", &[]);
@@ -151,33 +176,37 @@ fn a_scan_looks_back() {
 #[test]
 fn a_padded_tile_transposes_without_conflicts() {
     let (rows, columns) = (96usize, 64usize);
+    let data: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
     for (defines, conflicts) in [(&[][..], false), (&["CONFLICTS"][..], true)] {
-        let device = Device::tiny();
-        let module = device.load(&nvcc::ptx("reduce", "sm_80", defines));
-        let data: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
-        let input = device.upload(&data);
-        let out = device.empty(4 * (rows * columns) as u64);
-        let params = [
-            Param::Ptr(out),
-            Param::Ptr(input),
-            Param::U32(rows as u32),
-            Param::U32(columns as u32),
-        ];
-        let mut grid = device.grid(&module, "transpose", 1, 1, &params);
-        grid.grid = [columns as u32 / 32, rows as u32 / 32, 1];
-        grid.block = [32, 8, 1];
-        let counts = device.run(&[grid]).expect("no violation");
-        let found: Vec<f32> = device.download(out, rows * columns);
-        for r in 0..rows {
-            for c in 0..columns {
-                assert_eq!(found[c * rows + r], data[r * columns + c]);
+        let ptx = nvcc::ptx("reduce", "sm_80", defines);
+        for seed in 0..100 {
+            let mut device = Device::tiny();
+            device.options.seed = seed;
+            let module = device.load(&ptx);
+            let input = device.upload(&data);
+            let out = device.empty(4 * (rows * columns) as u64);
+            let params = [
+                Param::Ptr(out),
+                Param::Ptr(input),
+                Param::U32(rows as u32),
+                Param::U32(columns as u32),
+            ];
+            let mut grid = device.grid(&module, "transpose", 1, 1, &params);
+            grid.grid = [columns as u32 / 32, rows as u32 / 32, 1];
+            grid.block = [32, 8, 1];
+            let counts = device.run(&[grid]).expect("no violation");
+            let found: Vec<f32> = device.download(out, rows * columns);
+            for r in 0..rows {
+                for c in 0..columns {
+                    assert_eq!(found[c * rows + r], data[r * columns + c]);
+                }
             }
+            // 6 tiles, each written and read in 32 rows; a column without padding takes 32 passes
+            let expected = if conflicts { 6 * 32 * 31 } else { 0 };
+            assert_eq!(counts[0].shared_conflicts, expected);
+            assert_eq!(counts[0].shared_wavefronts, 6 * 64 + expected);
+            assert_eq!(counts[0].barriers, 6 * 8);
         }
-        // 6 tiles, each written and read in 32 rows; a column without padding takes 32 passes
-        let expected = if conflicts { 6 * 32 * 31 } else { 0 };
-        assert_eq!(counts[0].shared_conflicts, expected);
-        assert_eq!(counts[0].shared_wavefronts, 6 * 64 + expected);
-        assert_eq!(counts[0].barriers, 6 * 8);
     }
 }
 

@@ -145,11 +145,12 @@ fn fixed(x: f64) -> i128 {
     scaled as i128
 }
 
-/// A fixed-point number as f32, to nearest or cut off.
-fn to_f32(x: i128, nearest: bool) -> f32 {
+/// A fixed-point number with `bits` significant ones and none below 2^`least`, to nearest or cut
+/// off.
+fn rounded(x: i128, bits: i32, least: i32, nearest: bool) -> f32 {
     let magnitude = x.unsigned_abs();
     let top = 128 - magnitude.leading_zeros() as i32;
-    let drop = (top - 24).max(0);
+    let drop = (top - bits).max(POINT + least).max(0);
     let (mut kept, rest) = (magnitude >> drop, magnitude & ((1 << drop) - 1));
     if nearest && drop > 0 {
         let half = 1u128 << (drop - 1);
@@ -159,26 +160,46 @@ fn to_f32(x: i128, nearest: bool) -> f32 {
     (if x < 0 { -value } else { value }) as f32
 }
 
-/// One element of the result, in f32.
-fn expected(model: Accumulate, c: f64, products: &[f64]) -> f32 {
-    let group = match model {
+/// One element of the result, in f32. `halves`: sums are rounded to f16.
+fn expected(model: Accumulate, c: f64, factors: &[(f64, f64)], halves: bool) -> f32 {
+    let to_half = |x: i128| rounded(x, 11, -24, true);
+    let (group, bits) = match model {
         Accumulate::Sequential => {
-            return products.iter().fold(c as f32, |sum, p| {
-                to_f32(fixed(sum.into()) + fixed(*p), true)
+            let sum = factors.iter().fold(c as f32, |sum, (a, b)| {
+                rounded(fixed(sum.into()) + fixed(a * b), 24, -149, true)
             });
+            return if halves {
+                to_half(fixed(sum.into()))
+            } else {
+                sum
+            };
         }
-        Accumulate::Groups8 => 8,
-        Accumulate::Groups16 => 16,
+        Accumulate::Groups8 => (8, 24),
+        Accumulate::Groups16 => (16, 25),
+    };
+    // that of zero is the least one
+    let exponent = |x: f64| {
+        if x == 0.0 {
+            -126
+        } else {
+            x.abs().log2().floor() as i32
+        }
     };
     let mut sum = c as f32;
-    for products in products.chunks(group) {
-        let mut terms: Vec<i128> = products.iter().map(|p| fixed(*p)).collect();
+    for factors in factors.chunks(group) {
+        let mut terms: Vec<i128> = factors.iter().map(|(a, b)| fixed(a * b)).collect();
         terms.push(fixed(sum.into()));
-        // the place of the highest bit of all, and 24 places below it
-        let most = terms.iter().map(|t| t.unsigned_abs()).max().unwrap_or(0);
-        let low = (128 - most.leading_zeros() as i32 - 1 - 24).max(0);
+        // the largest exponent, those of factors added up, and as many places below it
+        let most = factors.iter().map(|&(a, b)| exponent(a) + exponent(b));
+        let most = most.fold(exponent(sum.into()), i32::max);
+        let low = (POINT + most - bits).max(0);
         let cut = |t: i128| (t.abs() >> low << low) * t.signum();
-        sum = to_f32(terms.into_iter().map(cut).sum(), false);
+        let total = terms.into_iter().map(cut).sum();
+        sum = if halves {
+            to_half(total)
+        } else {
+            rounded(total, 24, -149, false)
+        };
     }
     sum
 }
@@ -240,10 +261,10 @@ fn floats(k: usize, a: Narrow, b: Narrow, sums: &str) {
             for lane in 0..32 {
                 for i in 0..4 {
                     let (row, column) = place_c(lane, i);
-                    let products: Vec<f64> = (0..k)
-                        .map(|j| left[row][j].1 * right[j][column].1)
+                    let factors: Vec<(f64, f64)> = (0..k)
+                        .map(|j| (left[row][j].1, right[j][column].1))
                         .collect();
-                    let sum = expected(model, start[row][column].1, &products);
+                    let sum = expected(model, start[row][column].1, &factors, halves);
                     let (found, sum_bits) = if halves {
                         let word = found[2 * lane + i / 2] >> (16 * (i % 2));
                         (word & 0xffff, half::f16::from_f32(sum).to_bits().into())
@@ -256,10 +277,11 @@ fn floats(k: usize, a: Narrow, b: Narrow, sums: &str) {
                         "{op} {model:?} row {row} column {column}: {found:#x} for {sum:e}"
                     );
                     // and no model is far from the exact sum
-                    let exact = products.iter().sum::<f64>() + start[row][column].1;
-                    let terms = products.iter().map(|p| p.abs()).sum::<f64>();
+                    let exact = factors.iter().map(|(a, b)| a * b).sum::<f64>();
+                    let exact = exact + start[row][column].1;
+                    let terms = factors.iter().map(|(a, b)| (a * b).abs()).sum::<f64>();
                     let scale = terms + start[row][column].1.abs();
-                    let bound = 2f64.powi(-19) * scale;
+                    let bound = 2f64.powi(if halves { -9 } else { -19 }) * scale;
                     assert!((f64::from(sum) - exact).abs() <= bound, "{sum:e} {exact:e}");
                 }
             }
@@ -295,6 +317,52 @@ fn eight_bit_floats_in_all_pairs() {
         for (a, b) in [(E4M3, E4M3), (E4M3, E5M2), (E5M2, E4M3), (E5M2, E5M2)] {
             floats(k, a, b, "f32");
             floats(k, a, b, "f16");
+        }
+    }
+}
+
+/// Sums that are cut off stay finite below 2^128, where those to nearest do not, and are infinite
+/// from there on. `products`: of column 0 of A with row 0 of B, and of column 1 with row 1.
+#[test]
+fn sums_beyond_the_range_are_infinite() {
+    let op = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32";
+    let (inf, most) = (f32::INFINITY, f32::MAX);
+    let two = |e: i32| 2f32.powi(e);
+    for (c, products, sequential, grouped) in [
+        // 2^128 - 2^103, half way between the largest number and 2^128
+        (most, [[two(60), two(43)], [0.0, 0.0]], inf, most),
+        (most, [[two(60), two(44)], [0.0, 0.0]], inf, inf),
+        (most, [[two(60), two(67)], [0.0, 0.0]], inf, inf),
+        (0.0, [[two(64), two(64)], [0.0, 0.0]], inf, inf),
+        // one after the other overflows, together they do not
+        (most, [[two(60), two(60)], [two(60), -two(60)]], inf, most),
+        (0.0, [[two(127), 0.0], [0.0, two(127)]], 0.0, 0.0),
+        (inf, [[two(127), -two(127)], [0.0, 0.0]], inf, inf),
+    ] {
+        for sign in [1.0, -1.0] {
+            let bits = |x: f32| x.to_bits() >> 16;
+            let mut input = Vec::new();
+            for lane in 0..32 {
+                input.extend(pack(2, 4, |i| match place_a(lane, i, 2) {
+                    (_, column @ 0..2) => bits(sign * products[column][0]),
+                    _ => 0,
+                }));
+                input.extend(pack(2, 2, |i| match place_b(lane, i, 2) {
+                    (row @ 0..2, _) => bits(products[row][1]),
+                    _ => 0,
+                }));
+                input.extend([(sign * c).to_bits(); 4]);
+            }
+            for model in MODELS {
+                let expected = match model {
+                    Accumulate::Sequential => sequential,
+                    _ => grouped,
+                };
+                for found in run(op, model, (4, 2, 4, 4), &input) {
+                    let found = f32::from_bits(found);
+                    assert_eq!(found, sign * expected, "{model:?} {c:e} {products:?}");
+                }
+            }
         }
     }
 }

@@ -133,6 +133,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, *const (), bool)> {
         api::device::TABLE,
         api::event::TABLE,
         api::graph::TABLE,
+        api::graph_exec::TABLE,
         api::launch::TABLE,
         api::memory::TABLE,
         api::module::TABLE,

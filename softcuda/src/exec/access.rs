@@ -7,8 +7,9 @@ use super::global::{load_global, store_global};
 use super::lanes::{LANES, Regs, Value, each, wide};
 use super::machine::{Block, Context, close};
 use super::ops::*;
+use super::order::Met;
 use super::ranges::*;
-use super::shared::Wrong;
+use super::shared::{Touch, Wrong};
 use super::warp::{Fault, Warp};
 use super::{Rule, atomic, code, copies, matrix, mbarrier, mma};
 use crate::memory::{LOCAL_WINDOW, SHARED_WINDOW};
@@ -218,11 +219,19 @@ fn load_at(
             }
             let mut buffer = Buffer([0; 32 * LANES]);
             if access.order != Order::Weak {
-                shared_strong(cx, block, warp, access.order, address, mask, (true, false))?;
+                shared_strong(
+                    cx,
+                    block,
+                    warp,
+                    access.order,
+                    (address, bytes),
+                    mask,
+                    (true, false),
+                )?;
                 for lane in lanes(mask) {
                     let at = block
                         .shared
-                        .atomic(warp.index, address[lane], bytes, cx.pc, true)
+                        .atomic(warp.index, address[lane], bytes, cx.pc, (Touch::Look, true))
                         .map_err(|w| shared_fault(w, lane as u32, address[lane], bytes, block))?;
                     buffer.0[lane * width..(lane + 1) * width]
                         .copy_from_slice(&block.shared.data[at..at + width]);
@@ -337,11 +346,25 @@ fn store_at(
             count_passes(cx, address, mask, bytes);
             cx.progress = true;
             if access.order != Order::Weak {
-                shared_strong(cx, block, warp, access.order, address, mask, (false, true))?;
+                shared_strong(
+                    cx,
+                    block,
+                    warp,
+                    access.order,
+                    (address, bytes),
+                    mask,
+                    (false, true),
+                )?;
                 for lane in lanes(mask) {
                     let at = block
                         .shared
-                        .atomic(warp.index, address[lane], bytes, cx.pc, false)
+                        .atomic(
+                            warp.index,
+                            address[lane],
+                            bytes,
+                            cx.pc,
+                            (Touch::Atomic, false),
+                        )
                         .map_err(|w| shared_fault(w, lane as u32, address[lane], bytes, block))?;
                     block.shared.data[at..at + width]
                         .copy_from_slice(&buffer.0[lane * width..(lane + 1) * width]);
@@ -477,18 +500,26 @@ pub(super) fn shared_strong(
     block: &mut Block,
     warp: &mut Warp,
     order: Order,
-    address: &Addresses,
+    (address, bytes): (&Addresses, u32),
     mask: u32,
     kind: (bool, bool),
 ) -> Result<()> {
     close(cx, block, warp)?;
+    let mut met = [Met::default(); LANES];
     for lane in lanes(mask) {
         // no global address has these bits
         let name = 1 << 63 | u64::from(block.number) << 32 | address[lane];
-        cx.run
-            .locations
-            .access(name, &mut warp.view, order, Scope::Block, kind, || ());
+        (_, met[lane]) =
+            cx.run
+                .locations
+                .access(name, &mut warp.view, order, Scope::Block, kind, || ());
     }
     warp.view.advance();
+    let clock = warp.view.clocks[warp.index];
+    for lane in lanes(mask) {
+        block
+            .shared
+            .observe(warp.index, clock, address[lane], bytes, met[lane]);
+    }
     Ok(())
 }

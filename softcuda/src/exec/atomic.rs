@@ -7,6 +7,7 @@ use super::lanes::{LANES, Regs, Value};
 use super::machine::{Block, Context, close};
 use super::ops::*;
 use super::ranges::*;
+use super::shared::Touch;
 use super::warp::{Fault, Warp};
 use super::{Rule, code};
 use crate::ptx::Type;
@@ -154,12 +155,26 @@ fn atomic_shared(
     let width = bytes as usize;
     aligned(address, mask, bytes)?;
     count_passes(cx, address, mask, bytes);
-    shared_strong(cx, block, warp, atomic.order, address, mask, (true, true))?;
+    shared_strong(
+        cx,
+        block,
+        warp,
+        atomic.order,
+        (address, bytes),
+        mask,
+        (true, true),
+    )?;
     let mut changed = false;
     for lane in lanes(mask) {
         let at = block
             .shared
-            .atomic(warp.index, address[lane], bytes, cx.pc, true)
+            .atomic(
+                warp.index,
+                address[lane],
+                bytes,
+                cx.pc,
+                (Touch::Atomic, true),
+            )
             .map_err(|w| shared_fault(w, lane as u32, address[lane], bytes, block))?;
         let (b, c) = atomic_operands(&warp.regs, atomic, lane);
         let mut data = [0; 8];

@@ -6,6 +6,7 @@ use super::lanes::{LANES, Value};
 use super::machine::{Block, Context, close};
 use super::ops::*;
 use super::ranges::*;
+use super::shared::Touch;
 use super::warp::{Fault, Warp};
 use super::{Rule, code};
 use crate::memory::SHARED_WINDOW;
@@ -82,7 +83,7 @@ pub(super) fn mbarrier(
         let reads = op.op != Init;
         let at = block
             .shared
-            .atomic(warp.index, address[lane], 8, cx.pc, reads)
+            .atomic(warp.index, address[lane], 8, cx.pc, (Touch::Atomic, reads))
             .map_err(|w| shared_fault(w, lane as u32, address[lane], 8, block))?;
         let mut data = [0; 8];
         data.copy_from_slice(&block.shared.data[at..at + 8]);
@@ -115,7 +116,7 @@ pub(super) fn mbarrier(
                     bytes: 0,
                     parity: false,
                 };
-                block.shared.mbarriers.insert(key, [0; super::order::WARPS]);
+                block.shared.mbarriers.insert(key, [0; super::known::WARPS]);
             }
             Inval => {
                 block.shared.mbarriers.remove(&key);
@@ -181,7 +182,7 @@ pub(super) fn mbarrier(
             for lane in lanes(mask) {
                 if let Some(clocks) = block.shared.mbarriers.get(&(address[lane] as u32)) {
                     warp.view
-                        .join(&clocks.clone(), &super::order::Known::default());
+                        .join(&clocks.clone(), &super::known::Known::default());
                 }
             }
         } else if done == 0 {

@@ -212,8 +212,8 @@ fn float(regs: &mut Regs, mma: &Mma, accumulate: Accumulate) {
     for_c(regs, mma, &mut c);
     match accumulate {
         Accumulate::Sequential => sequential(&a, &b, &mut c, k),
-        Accumulate::Groups8 => groups(&a, &b, &mut c, k, 8),
-        Accumulate::Groups16 => groups(&a, &b, &mut c, k, 16),
+        Accumulate::Groups8 => Grouped::new(mma, 8, 24).run(&a, &b, &mut c, k),
+        Accumulate::Groups16 => Grouped::new(mma, 16, 25).run(&a, &b, &mut c, k),
     }
     if mma.d_type == Element::F16 {
         for r in 0..2 {
@@ -277,62 +277,88 @@ fn sequential(a: &MatrixA, b: &MatrixB, c: &mut [[f32; 8]; 16], k: usize) {
     }
 }
 
-/// Bits below the largest exponent that an aligned sum keeps.
-const KEPT: i32 = 24;
-
-/// Groups of products are aligned with the accumulator to the largest exponent, cut off, and added
-/// exactly; the result is cut off to f32.
-fn groups(a: &MatrixA, b: &MatrixB, c: &mut [[f32; 8]; 16], k: usize, group: usize) {
-    for row in 0..16 {
-        for column in 0..8 {
-            let mut sum = c[row][column];
-            let mut start = 0;
-            while start < k {
-                let end = (start + group).min(k);
-                sum = aligned_sum(sum, (start..end).map(|i| (a[row][i], b[i][column])));
-                start = end;
-            }
-            c[row][column] = sum;
-        }
-    }
+/// A sum of groups, as bit-exact models of tensor cores have it (arXiv 2511.10909).
+#[derive(Clone, Copy)]
+struct Grouped {
+    /// Products of a group.
+    group: usize,
+    /// Bits below the largest exponent that are kept.
+    kept: i32,
+    /// The least exponents of A and B: denormals have them, too.
+    least: [i32; 2],
+    /// Sums are halves: rounded to nearest, and not cut off, behind each group.
+    half: bool,
 }
 
-fn aligned_sum(c: f32, products: impl Iterator<Item = (f32, f32)> + Clone) -> f32 {
-    // exact in f64: 24 bits at most on either side
-    let terms = || {
-        products
-            .clone()
-            .map(|(x, y)| f64::from(x) * f64::from(y))
-            .chain([f64::from(c)])
-    };
-    if terms().any(|t| !t.is_finite()) {
-        let sum: f64 = terms().sum();
-        return canon(sum as f32);
-    }
-    let exponent = |t: f64| (t.to_bits() >> 52 & 0x7ff) as i32 - 1023;
-    let Some(most) = terms().filter(|t| *t != 0.0).map(exponent).max() else {
-        // zeros: negative only if all are
-        let negative = terms().all(|t| t.is_sign_negative());
-        return if negative { -0.0 } else { 0.0 };
-    };
-    // one unit of the sum
-    let unit = most - KEPT;
-    let mut sum = 0i64;
-    for t in terms().filter(|t| *t != 0.0) {
-        let bits = t.to_bits();
-        let significand = (bits & ((1 << 52) - 1) | 1 << 52) as i64;
-        let shift = unit - (exponent(t) - 52);
-        let cut = if shift > 62 {
-            0
-        } else if shift >= 0 {
-            significand >> shift
-        } else {
-            significand << -shift
+impl Grouped {
+    fn new(mma: &Mma, group: usize, kept: i32) -> Grouped {
+        let least = |ty| match ty {
+            Element::F16 | Element::E5m2 => -14,
+            Element::E4m3 => -6,
+            _ => -126,
         };
-        sum += if t < 0.0 { -cut } else { cut };
+        Grouped {
+            group,
+            kept,
+            least: [least(mma.a_type), least(mma.b_type)],
+            half: mma.d_type == Element::F16,
+        }
     }
-    let exact = sum as f64 * 2f64.powi(unit);
-    f32::from_bits(Format::F32.round(exact, Round::Rz, false))
+
+    fn run(self, a: &MatrixA, b: &MatrixB, c: &mut [[f32; 8]; 16], k: usize) {
+        for row in 0..16 {
+            for column in 0..8 {
+                let sum = &mut c[row][column];
+                let mut start = 0;
+                while start < k {
+                    let end = (start + self.group).min(k);
+                    *sum = self.sum(*sum, (start..end).map(|i| (a[row][i], b[i][column])));
+                    start = end;
+                }
+            }
+        }
+    }
+
+    /// Products are aligned with the accumulator to the largest exponent, cut off, and added
+    /// exactly. The exponent of a product is the sum of those of its factors.
+    fn sum(self, c: f32, products: impl Iterator<Item = (f32, f32)> + Clone) -> f32 {
+        // exact in f64: 24 bits at most on either side
+        let terms = || {
+            let product = |(x, y)| f64::from(x) * f64::from(y);
+            products.clone().map(product).chain([f64::from(c)])
+        };
+        if terms().any(|t| !t.is_finite()) {
+            let sum: f64 = terms().sum();
+            return canon(sum as f32);
+        }
+        if terms().all(|t| t == 0.0) {
+            // negative only if all are
+            let negative = terms().all(|t| t.is_sign_negative());
+            return if negative { -0.0 } else { 0.0 };
+        }
+        let exponent = |x: f32, least: i32| match x {
+            0.0 => -126,
+            _ => ((f64::from(x).to_bits() >> 52 & 0x7ff) as i32 - 1023).max(least),
+        };
+        let [a, b] = self.least;
+        let most = products
+            .clone()
+            .map(|(x, y)| exponent(x, a) + exponent(y, b))
+            .fold(exponent(c, if self.half { -14 } else { -126 }), i32::max);
+        // one unit of the sum
+        let unit = most - self.kept;
+        let power = |e: i32| f64::from_bits(((1023 + e) as u64) << 52);
+        let sum: i64 = terms().map(|t| (t * power(-unit)) as i64).sum();
+        let exact = sum as f64 * power(unit);
+        if self.half {
+            return f16_to_f32(Format::F16.round(exact, Round::Rn, false) as u16);
+        }
+        // cut off towards zero, but what is beyond the range is infinite
+        if exact.abs() >= power(128) {
+            return f32::INFINITY.copysign(exact as f32);
+        }
+        f32::from_bits(Format::F32.round(exact, Round::Rz, false))
+    }
 }
 
 fn integer(regs: &mut Regs, mma: &Mma) {

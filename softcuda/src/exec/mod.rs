@@ -13,6 +13,7 @@ mod elements;
 mod float;
 mod flow;
 mod global;
+mod known;
 mod lanes;
 mod machine;
 mod matrix;
@@ -155,16 +156,17 @@ pub enum Overlap {
     Late,
 }
 
-/// How `mma` adds up in 32-bit floating point.
+/// How `mma` adds up in floating point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Accumulate {
     /// One product after the other, each sum rounded to nearest.
     #[default]
     Sequential,
     /// Groups of up to 8 products aligned to the largest exponent together with the accumulator,
-    /// truncated, added exactly.
+    /// cut off 24 bits below it, added exactly and cut off to 32 bits, or rounded to nearest where
+    /// the sum is in halves: as the tensor cores of compute capability 8.0 were found to do.
     Groups8,
-    /// As `Groups8`, in groups of up to 16.
+    /// As `Groups8`, in groups of up to 16 and 25 bits: as those of 9.0.
     Groups16,
 }
 

@@ -5,48 +5,11 @@
 //! its clock is a segment. An access is ordered before another if the warp of the other knew that
 //! clock at the time.
 
+use super::known::{Clocks, Known, WARPS, merge_clocks};
 use super::ops::{Order, Scope};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Most warps of a block.
-pub(super) const WARPS: usize = 32;
-
-/// Clocks of the warps of a block.
-pub(super) type Clocks = [u32; WARPS];
-
-fn merge_clocks(into: &mut Clocks, from: &Clocks) {
-    for (a, b) in into.iter_mut().zip(from) {
-        *a = (*a).max(*b);
-    }
-}
-
-/// What is known of other blocks: clocks by block, and grids that are complete.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Known {
-    pub blocks: BTreeMap<u32, Clocks>,
-    /// Grids before this one of the list are complete.
-    pub complete_below: usize,
-}
-
-impl Known {
-    fn covers(&self, other: &Known) -> bool {
-        self.complete_below >= other.complete_below
-            && other.blocks.iter().all(|(block, clocks)| {
-                self.blocks
-                    .get(block)
-                    .is_some_and(|own| own.iter().zip(clocks).all(|(a, b)| a >= b))
-            })
-    }
-
-    fn merge(&mut self, other: &Known) {
-        self.complete_below = self.complete_below.max(other.complete_below);
-        for (&block, clocks) in &other.blocks {
-            merge_clocks(self.blocks.entry(block).or_insert([0; WARPS]), clocks);
-        }
-    }
-}
 
 /// What a warp knows.
 #[derive(Debug, Clone)]
@@ -83,10 +46,7 @@ impl View {
     /// All that this warp knows and did so far.
     fn published(&self) -> Arc<Known> {
         let mut known = (*self.remote).clone();
-        merge_clocks(
-            known.blocks.entry(self.block).or_insert([0; WARPS]),
-            &self.clocks,
-        );
+        known.add(self.block, &self.clocks);
         Arc::new(known)
     }
 
@@ -97,7 +57,7 @@ impl View {
     }
 
     fn learn(&mut self, known: &Known) {
-        if let Some(own) = known.blocks.get(&self.block) {
+        if let Some(own) = known.block(self.block) {
             let mine = self.clocks[self.warp];
             merge_clocks(&mut self.clocks, own);
             self.clocks[self.warp] = mine;

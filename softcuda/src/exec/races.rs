@@ -6,7 +6,8 @@
 //! counter back with a plain store, though no fence orders the atomics of the others before it.
 
 use super::Transfer;
-use super::order::{Clocks, Known, Met, comes_from};
+use super::known::{Clocks, Known};
+use super::order::{Met, comes_from};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -107,12 +108,12 @@ impl Log {
             && (old.idle && observation.idle)
         {
             let read = (old.met.left, observation.met.left) == (0, 0);
-            if !read {
+            if !read && comes_from(observation.met.seen, old.met.left) {
                 // an atomic that changed nothing took its turn all the same
                 *old = observation;
                 return;
             }
-            if old.met.seen == observation.met.seen {
+            if read && old.met.seen == observation.met.seen {
                 return;
             }
         }
@@ -130,35 +131,55 @@ pub(super) struct Race {
     pub non_coherent: bool,
 }
 
-fn before(a: &Segment, strong: bool, b: &Segment) -> bool {
+/// Base causality. An atomic behind a fence is not what the fence publishes: it is ordered by those
+/// who see its value, as [`Observed`] finds.
+fn before(a: &Segment, b: &Segment) -> bool {
     if b.remote.complete_below > a.grid {
         return true;
     }
-    // what follows a fence by an atomic is known with the atomic
-    let clock = a.clocks[a.warp as usize] - u32::from(strong);
+    let clock = a.clocks[a.warp as usize];
     if a.block == b.block {
         return b.clocks[a.warp as usize] >= clock;
     }
-    let known = b.remote.blocks.get(&a.block);
+    let known = b.remote.block(a.block);
     known.is_some_and(|clocks| clocks[a.warp as usize] >= clock)
 }
 
-/// Observations of all logs, by their locations.
+/// Observations of all logs, by their locations, those of the latest values first.
 struct Observed<'a> {
     logs: &'a [Log],
     by_address: BTreeMap<u64, Vec<(usize, &'a Observation)>>,
+    /// The last that changed a location, by location, log and segment.
+    last: HashMap<(u64, usize, u32), &'a Observation>,
 }
 
 impl Observed<'_> {
     fn new(logs: &[Log]) -> Observed<'_> {
         let mut by_address: BTreeMap<u64, Vec<_>> = BTreeMap::new();
+        let mut last: HashMap<_, &Observation> = HashMap::new();
         for (l, log) in logs.iter().enumerate() {
             for observation in &log.observations {
                 let list = by_address.entry(observation.address).or_default();
                 list.push((l, observation));
+                if observation.met.left != 0 {
+                    last.entry((observation.address, l, observation.segment))
+                        .and_modify(|last| {
+                            if observation.met.left >= last.met.left {
+                                *last = observation;
+                            }
+                        })
+                        .or_insert(observation);
+                }
             }
         }
-        Observed { logs, by_address }
+        for list in by_address.values_mut() {
+            list.sort_by_key(|(_, o)| std::cmp::Reverse(o.met.seen));
+        }
+        Observed {
+            logs,
+            by_address,
+            last,
+        }
     }
 
     /// Whether all bytes that both touch of what `write` wrote by atomics or volatile stores were
@@ -170,14 +191,12 @@ impl Observed<'_> {
         let mut at = start;
         // a location is of at most 32 bytes
         for (&address, list) in self.by_address.range(start.saturating_sub(31)..end) {
-            let own = |o: &&(usize, &Observation)| {
-                (o.0, o.1.segment) == (write.0, write.1.segment) && o.1.met.left != 0
-            };
-            // the last of them
-            let Some(&(_, last)) = list.iter().filter(own).max_by_key(|o| o.1.met.left) else {
+            let Some(last) = self.last.get(&(address, write.0, write.1.segment)) else {
                 continue;
             };
-            let seen = list.iter().any(|&(log, o)| {
+            // who saw the latest value usually comes before what relies on it: one look does
+            let mut later = list.iter().take_while(|o| o.1.met.seen >= last.met.left);
+            let seen = later.any(|&(log, o)| {
                 comes_from(o.met.seen, last.met.left) && self.precedes((log, o), other)
             });
             if address > at || !seen {
@@ -199,7 +218,7 @@ impl Observed<'_> {
         if (a.block, a.warp) == (b.block, b.warp) {
             o.step < entry.step
         } else {
-            before(a, false, b)
+            before(a, b)
         }
     }
 }
@@ -238,12 +257,14 @@ const PAGE: u64 = 128;
 /// Finds accesses of different warps to the same bytes, at least one of them a write, that
 /// nothing orders.
 pub(super) fn races(logs: &[Log]) -> Option<Race> {
-    // writes by allocation and page
+    // writes by allocation and page; apart from the others those that are strong for the whole
+    // device, which race with no access of their own kind: many may meet at one counter
     #[derive(Default)]
     struct Pages {
         first: u64,
-        lists: Vec<Vec<(u32, u32)>>,
+        lists: Vec<[Vec<(u32, u32)>; 2]>,
     }
+    let wide = |kind: Kind| kind.strong() && !kind.block_only();
     let mut ranges: HashMap<u32, (u64, u64)> = HashMap::new();
     for entry in logs.iter().flat_map(|log| &log.entries) {
         if entry.kind.writes() {
@@ -260,7 +281,7 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
     let mut written: HashMap<u32, Pages> = HashMap::new();
     for (&allocation, &(start, end)) in &ranges {
         let first = start / PAGE;
-        let lists = vec![Vec::new(); (end.div_ceil(PAGE) - first) as usize];
+        let lists = vec![Default::default(); (end.div_ceil(PAGE) - first) as usize];
         written.insert(allocation, Pages { first, lists });
     }
     for (l, log) in logs.iter().enumerate() {
@@ -273,7 +294,8 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
             };
             let last = entry.address + u64::from(entry.bytes) - 1;
             for page in entry.address / PAGE..=last / PAGE {
-                pages.lists[(page - pages.first) as usize].push((l as u32, e as u32));
+                pages.lists[(page - pages.first) as usize][usize::from(wide(entry.kind))]
+                    .push((l as u32, e as u32));
             }
         }
     }
@@ -286,13 +308,14 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
             let end = entry.address + u64::from(entry.bytes);
             let segment = &log.segments[entry.segment as usize];
             for page in entry.address / PAGE..=(end - 1) / PAGE {
-                let Some(list) = page
+                let Some([others, strong]) = page
                     .checked_sub(pages.first)
                     .and_then(|i| pages.lists.get(i as usize))
                 else {
                     continue;
                 };
-                for &(m, e) in list {
+                let strong = if wide(entry.kind) { &[] } else { &strong[..] };
+                for &(m, e) in others.iter().chain(strong) {
                     let other_log = &logs[m as usize];
                     let other = &other_log.entries[e as usize];
                     let other_end = other.address + u64::from(other.bytes);
@@ -317,9 +340,7 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
                                 continue;
                             }
                         }
-                        if before(segment, entry.kind.strong(), other_segment)
-                            || before(other_segment, other.kind.strong(), segment)
-                        {
+                        if before(segment, other_segment) || before(other_segment, segment) {
                             continue;
                         }
                         // the list is of writes: one of the two is a strong one, or none

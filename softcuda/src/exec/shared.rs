@@ -2,7 +2,8 @@
 //! which warps touched them since they last met.
 
 use super::decode::SHARED_START;
-use super::order::{Clocks, WARPS};
+use super::known::{Clocks, WARPS};
+use super::order::{Met, comes_from};
 
 /// Bytes of a page of the trackers.
 const PAGE: u32 = 1024;
@@ -13,10 +14,14 @@ const WORDS: usize = PAGE as usize / 64;
 struct Page {
     read: [u64; WORDS],
     write: [u64; WORDS],
+    /// Written by atomics and volatile stores.
     atomic: [u64; WORDS],
+    /// Read by volatile loads.
+    look: [u64; WORDS],
     read_pc: u32,
     write_pc: u32,
     atomic_pc: u32,
+    look_pc: u32,
 }
 
 impl Default for Page {
@@ -25,9 +30,11 @@ impl Default for Page {
             read: [0; WORDS],
             write: [0; WORDS],
             atomic: [0; WORDS],
+            look: [0; WORDS],
             read_pc: u32::MAX,
             write_pc: u32::MAX,
             atomic_pc: u32::MAX,
+            look_pc: u32::MAX,
         }
     }
 }
@@ -42,23 +49,50 @@ struct Tracker {
 #[derive(Debug)]
 struct Closed {
     warp: usize,
-    clock: u32,
+    clocks: Clocks,
     pages: Vec<(u16, Box<Page>)>,
 }
 
+/// What an atomic or volatile access met. It is the first access of its segment.
+#[derive(Debug)]
+struct Observation {
+    address: u32,
+    bytes: u32,
+    warp: usize,
+    clock: u32,
+    met: Met,
+}
+
+impl Observation {
+    fn holds(&self, address: u32) -> bool {
+        (self.address..self.address + self.bytes).contains(&address)
+    }
+}
+
+/// How memory is touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Touch {
+pub(super) enum Touch {
+    /// A plain read.
     Read,
+    /// A plain write.
     Write,
+    /// An atomic or a volatile store.
     Atomic,
+    /// A volatile load.
+    Look,
 }
 
 impl Page {
-    fn pc(&self, write: bool, atomic: bool) -> u32 {
-        match (write, atomic) {
-            (true, _) => self.write_pc,
-            (_, true) => self.atomic_pc,
-            _ => self.read_pc,
+    /// Whether something is written at `bit` of `word`, and by which instruction it is touched.
+    fn at(&self, word: usize, bit: u64) -> (bool, u32) {
+        if self.write[word] & bit != 0 {
+            (true, self.write_pc)
+        } else if self.atomic[word] & bit != 0 {
+            (true, self.atomic_pc)
+        } else if self.read[word] & bit != 0 {
+            (false, self.read_pc)
+        } else {
+            (false, self.look_pc)
         }
     }
 }
@@ -82,6 +116,7 @@ pub(super) struct Shared {
     pending_bytes: u32,
     trackers: Vec<Tracker>,
     closed: Vec<Closed>,
+    observations: Vec<Observation>,
     // pages go back to trackers as they are
     #[allow(clippy::vec_box)]
     spare: Vec<Box<Page>>,
@@ -218,14 +253,15 @@ impl Shared {
         Ok(at as usize)
     }
 
-    /// Checks an atomic or volatile access; such ones do not race with each other.
+    /// Checks an atomic or volatile access; such ones do not race with each other. `reads`:
+    /// whether it needs what is there.
     pub fn atomic(
         &mut self,
         warp: usize,
         at: u64,
         len: u32,
         pc: u32,
-        reads: bool,
+        (kind, reads): (Touch, bool),
     ) -> Result<usize, Wrong> {
         let at = self.inside(at, len)?;
         if !reads {
@@ -238,8 +274,49 @@ impl Shared {
         {
             return Err(Wrong::Pending(byte));
         }
-        self.touch(warp, at, len, pc, Touch::Atomic);
+        self.touch(warp, at, len, pc, kind);
         Ok(at as usize)
+    }
+
+    /// Notes what an atomic or volatile access meets, with the clock of its segment.
+    pub fn observe(&mut self, warp: usize, clock: u32, at: u64, bytes: u32, met: Met) {
+        // there is no such address elsewhere: the access itself will fail
+        let Ok(address) = self.inside(at, bytes) else {
+            return;
+        };
+        if (met.seen, met.left) == (0, 0) {
+            return;
+        }
+        // polling leaves its first note; lanes at one address leave one
+        let last = self.observations.iter_mut().rev().take(64);
+        for old in last.filter(|o| (o.warp, o.address, o.bytes) == (warp, address, bytes)) {
+            if (old.met.left, met.left, old.met.seen) == (0, 0, met.seen) {
+                return;
+            }
+            if old.clock == clock {
+                old.met = met;
+                return;
+            }
+        }
+        self.observations.push(Observation {
+            address,
+            bytes,
+            warp,
+            clock,
+            met,
+        });
+    }
+
+    /// Whether a byte that was written by an atomic or volatile store of a warp's segment was seen
+    /// by an access that comes before a segment that knows `clocks`: as in global memory,
+    /// that orders the write before what the segment does.
+    fn seen(&self, address: u32, (warp, clock): (usize, u32), clocks: &Clocks) -> bool {
+        let here = || self.observations.iter().filter(|o| o.holds(address));
+        let own = here().filter(|o| (o.warp, o.clock) == (warp, clock));
+        let Some(left) = own.map(|o| o.met.left).max().filter(|&left| left != 0) else {
+            return false;
+        };
+        here().any(|o| comes_from(o.met.seen, left) && o.clock <= clocks[o.warp])
     }
 
     /// The target of a copy that goes on behind the thread's back.
@@ -287,6 +364,10 @@ impl Shared {
                     set(&mut page.atomic, low, take, true);
                     page.atomic_pc = pc;
                 }
+                Touch::Look => {
+                    set(&mut page.look, low, take, true);
+                    page.look_pc = pc;
+                }
             }
             at += take;
         }
@@ -307,7 +388,8 @@ impl Shared {
         }
         pages.sort_unstable_by_key(|(number, _)| *number);
         for other in &self.closed {
-            if other.warp == warp || other.clock <= clocks[other.warp] {
+            let clock = other.clocks[other.warp];
+            if other.warp == warp || clock <= clocks[other.warp] {
                 continue;
             }
             let mut mine = pages.iter().peekable();
@@ -318,35 +400,46 @@ impl Shared {
                 let Some((_, page)) = mine.peek().filter(|(n, _)| n == number) else {
                     continue;
                 };
-                let plain = |p: &Page| p.write_pc == u32::MAX && p.atomic_pc == u32::MAX;
-                if plain(page) && plain(theirs) {
+                let writes = |p: &Page| p.write_pc != u32::MAX || p.atomic_pc != u32::MAX;
+                if !writes(page) && !writes(theirs) {
                     continue;
                 }
                 for word in 0..WORDS {
-                    let (r, w, a) = (page.read[word], page.write[word], page.atomic[word]);
+                    let (r, w) = (page.read[word], page.write[word]);
                     let (or, ow) = (theirs.read[word], theirs.write[word]);
-                    let oa = theirs.atomic[word];
-                    let clash = w & (or | ow | oa) | r & (ow | oa) | a & (or | ow);
-                    if clash == 0 {
-                        continue;
+                    let plain = w & (or | ow | theirs.look[word]) | (r | page.look[word]) & ow;
+                    // orders of what was seen: theirs before mine, mine before theirs
+                    let after = (r | w) & theirs.atomic[word];
+                    let ahead = page.atomic[word] & (or | ow);
+                    let mut clash = plain | after | ahead;
+                    while clash != 0 {
+                        let bit = clash & clash.wrapping_neg();
+                        clash ^= bit;
+                        let byte = u32::from(*number) * PAGE + word as u32 * 64;
+                        let address = byte + bit.trailing_zeros();
+                        let (me, they) = ((warp, clocks[warp]), (other.warp, clock));
+                        if plain & bit == 0
+                            && (after & bit == 0 || self.seen(address, they, clocks))
+                            && (ahead & bit == 0 || self.seen(address, me, &other.clocks))
+                        {
+                            continue;
+                        }
+                        let (write, pc) = page.at(word, bit);
+                        let (other_write, other_pc) = theirs.at(word, bit);
+                        return Err(SharedRace {
+                            address,
+                            other: other.warp,
+                            pc,
+                            other_pc,
+                            writes: (write, other_write),
+                        });
                     }
-                    let bit = clash & clash.wrapping_neg();
-                    let writes = ((w | a) & bit != 0, (ow | oa) & bit != 0);
-                    return Err(SharedRace {
-                        address: u32::from(*number) * PAGE
-                            + word as u32 * 64
-                            + bit.trailing_zeros(),
-                        other: other.warp,
-                        pc: page.pc(w & bit != 0, a & bit != 0),
-                        other_pc: theirs.pc(ow & bit != 0, oa & bit != 0),
-                        writes,
-                    });
                 }
             }
         }
         self.closed.push(Closed {
             warp,
-            clock: clocks[warp],
+            clocks: *clocks,
             pages,
         });
         Ok(())
@@ -357,7 +450,7 @@ impl Shared {
     pub fn forget(&mut self, least: &Clocks) {
         let spare = &mut self.spare;
         self.closed.retain_mut(|closed| {
-            let keep = closed.clock > least[closed.warp];
+            let keep = closed.clocks[closed.warp] > least[closed.warp];
             if !keep {
                 for (_, mut page) in closed.pages.drain(..) {
                     *page = Page::default();
@@ -366,6 +459,10 @@ impl Shared {
             }
             keep
         });
+        if self.closed.is_empty() {
+            // what is not closed yet may still be looked for
+            self.observations.retain(|o| o.clock > least[o.warp]);
+        }
     }
 
     /// Nothing is left of the block.

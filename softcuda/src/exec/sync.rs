@@ -286,7 +286,7 @@ pub(super) fn open(block: &mut Block) -> Result<bool, Box<Fault>> {
             }
             warp.wake(*mask);
         }
-        let mut least = [u32::MAX; super::order::WARPS];
+        let mut least = [u32::MAX; super::known::WARPS];
         for warp in block.warps.iter().filter(|w| !w.done()) {
             for (a, b) in least.iter_mut().zip(&warp.view.clocks) {
                 *a = (*a).min(*b);

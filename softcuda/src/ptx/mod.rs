@@ -1,16 +1,15 @@
 //! PTX text to kernels: lexer, parser, and the checks that are made when a module is loaded.
 
+mod ast;
 mod lexer;
 mod parse;
 
-pub(crate) use parse::{
-    Ast, Function, Instruction, Operand, Reg, Space, Statement, Type, Variable,
-};
+pub(crate) use ast::{Ast, Function, Instruction, Operand, Reg, Space, Statement, Type, Variable};
 
 use crate::device::Model;
 use crate::exec::{Kernel, Param, code, decode::decode};
 use crate::memory::{Kind, Memory};
-use parse::Init;
+use ast::Init;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 

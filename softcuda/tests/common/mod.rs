@@ -69,7 +69,8 @@ impl Device {
     ) -> Launch {
         let kernel = module
             .kernels()
-            .find(|k| k.name == kernel || k.name.contains(kernel))
+            .find(|k| k.name == kernel)
+            .or_else(|| module.kernels().find(|k| k.name.contains(kernel)))
             .expect("the kernel");
         Launch {
             kernel: Arc::clone(kernel),

@@ -112,6 +112,81 @@ extern "C" __global__ void sum_volatile(volatile float* result, unsigned* counte
     }
 }
 
+// Block 0 hands a number over: what is behind the fence is not handed over with the flag.
+extern "C" __global__ void hand_over(unsigned* out, unsigned* data, unsigned* flag) {
+    if (threadIdx.x != 0) return;
+    if (blockIdx.x == 0) {
+#ifdef FAULT_LATE_ATOMIC
+        __threadfence();
+        atomicAdd(data, 5u);
+#else
+        atomicAdd(data, 5u);
+        __threadfence();
+#endif
+        atomicAdd(flag, 1u);
+    } else {
+        while (*(volatile unsigned*)flag == 0) {
+        }
+        __threadfence();
+        out[0] = *data;
+    }
+}
+
+// The same within a block, in shared memory. Who saw the flag may set it back with a plain store.
+extern "C" __global__ void hand_over_in_block(unsigned* out, const unsigned* in) {
+    __shared__ unsigned data, flag;
+    if (threadIdx.x == 0) flag = 0;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        data = in[0];  // a constant would never lie in memory
+#ifdef FAULT_NO_FENCE
+        asm volatile("" ::: "memory");  // the compiler stores all the same
+#else
+        __threadfence_block();
+#endif
+#ifdef FAULT_PLAIN_FLAG
+        flag = 1;
+#else
+        *(volatile unsigned*)&flag = 1;
+#endif
+    } else if (threadIdx.x == 32) {
+        while (*(volatile unsigned*)&flag == 0) {
+        }
+#ifdef FAULT_NO_FENCE
+        asm volatile("" ::: "memory");
+#else
+        __threadfence_block();
+#endif
+        out[0] = data;
+        flag = 0;
+    }
+}
+
+// Warps count themselves in; the last one sets the counter back with a plain store, which the
+// count that it saw orders behind the atomics of the others. Twice.
+extern "C" __global__ void last_warp(unsigned* out) {
+    __shared__ unsigned count;
+    int warps = blockDim.x / 32;
+    if (threadIdx.x == 0) count = 0;
+    for (int round = 0; round < 2; round++) {
+        __syncthreads();
+        if (threadIdx.x % 32 == 0) {
+            unsigned before = atomicAdd(&count, 1u);
+#ifdef FAULT_EARLY_RESET
+            if (before == 0) count = 100;
+#else
+            if (before == warps - 1) count = 100;
+#endif
+        }
+        __syncthreads();
+        // volatile loads and plain ones do not race
+        unsigned seen = threadIdx.x < 32 ? *(volatile unsigned*)&count : count;
+        out[blockDim.x * round + threadIdx.x] = seen;
+        __syncthreads();
+        if (threadIdx.x == 0) count = 0;
+    }
+}
+
 // A barrier of the grid: one counter that only grows.
 __device__ void grid_barrier(unsigned* counter, unsigned goal) {
     __syncthreads();

@@ -22,6 +22,7 @@ pub mod context;
 pub mod device;
 pub mod event;
 pub mod graph;
+pub mod graph_exec;
 pub mod launch;
 pub mod memory;
 pub mod module;
