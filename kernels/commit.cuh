@@ -8,7 +8,7 @@
 // Node n lies in slot length + n. In a chain that is its position; in a tree each row names the slots
 // of its own branch, which begins at position `length`.
 __device__ __forceinline__ void fill_rows(Rows* to, int* paths, const Tree& tree, int first, int count, bool root,
-                                          int length) {
+                                          int length, int logits_at) {
     const auto bends = [&](int n) { return n < tree.nodes && tree.parent[n] != n - 1; };
     bool bent = false;
     for (int n = threadIdx.x; n < tree.nodes; n += blockDim.x) bent |= bends(n);
@@ -28,7 +28,7 @@ __device__ __forceinline__ void fill_rows(Rows* to, int* paths, const Tree& tree
         to->rows = rows;
         to->base = length + first - root;
         to->shared = chain ? length + tree.nodes : length;
-        to->logits_at = root ? 0 : first + 1;
+        to->logits_at = logits_at;
     }
 }
 
@@ -86,7 +86,7 @@ __device__ __forceinline__ void commit(const Commit& c, const Verdict& verdict, 
     Growing& g = *c.growing;
     const Tree& tree = g.tree;
     Report& report = c.ring[s.reports % RING];
-    const int length = s.length, nodes = tree.nodes, passed = g.passed;
+    const int length = s.length, nodes = tree.nodes;
     const bool failed = verdict.error != Verdict::NONE || g.failed_row >= 0;
     int& kept = *shared_kept;
     int* const depth = shared_kept + 1;
@@ -115,8 +115,8 @@ __device__ __forceinline__ void commit(const Commit& c, const Verdict& verdict, 
         report.acceptability[i] = drafted ? verdict.acceptability[node] : NAN;
         if (i + 1 < kept) {
             c.path->slot[i] = length + verdict.path[i];
-            if (c.draft_path && verdict.path[i] < passed) {
-                c.draft_path->slot[i] = length + verdict.path[i];
+            if (c.draft_path && g.source[verdict.path[i]] >= 0) {
+                c.draft_path->slot[i] = length + g.source[verdict.path[i]];
                 atomicAdd(read, 1);
             }
         }

@@ -1,5 +1,6 @@
 // Drafting: from the drafter's logits to a level of the token tree.
 #include "commit.cuh"
+#include "grow.cuh"
 #include "vocabulary.cuh"
 
 namespace {
@@ -8,13 +9,15 @@ struct Drafter {
     const Level& level;
     Team& team;
 
-    __device__ __forceinline__ Row logits(int row) const {
-        return {level.logits + static_cast<size_t>(row) * level.stride, level.width};
+    // Where a row's logits are.
+    __device__ __forceinline__ size_t at(int row) const {
+        return level.keep > 0 ? row - level.growing->first_row : row;
     }
+    __device__ __forceinline__ Row logits(int row) const { return {level.logits + at(row) * level.stride, level.width}; }
 
     // The best of a row, of its parts or of the row itself.
     __device__ __forceinline__ Best best_of(int row) const {
-        const Best* parts = level.best ? level.best + static_cast<size_t>(row) * level.parts : team.space.parts;
+        const Best* parts = level.best ? level.best + at(row) * level.parts : team.space.parts;
         const int count = level.best ? level.parts : team.size;
         if (!level.best) {
             team.leave_part(logits(row), 0);
@@ -41,6 +44,20 @@ struct Drafter {
             left -= integer(weight(law, token, law.only < 0 ? z[token] : 0.0f));
         }
         return drawn;
+    }
+
+    // The logarithm of what the row's softmax divides by, in the team's first block.
+    __device__ __forceinline__ float log_sum_exp(int row, const Best& best) const {
+        const Row z = logits(row);
+        team.each_chunk([&](int chunk, int) {
+            const float4 four = z.four(Team::first_id(chunk));
+            team.leave_sum(0, chunk, {exp_exact(four.x - best.value), exp_exact(four.y - best.value),
+                                      exp_exact(four.z - best.value), exp_exact(four.w - best.value)});
+        });
+        team.sync();
+        const float sum = team.rank == 0 ? team.total(team.sums(0)) : 1.0f;
+        team.next_sums();
+        return best.value + ln_exact(sum);
     }
 
     // The best tokens, best first, of equals the lowest id first.
@@ -82,43 +99,12 @@ struct Drafter {
     }
 };
 
-// Puts the children of all rows of a level into the tree; one block.
-__device__ __forceinline__ void append(const Level& level) {
-    Growing& g = *level.growing;
-    Tree& tree = g.tree;
-    __shared__ int first_node[MAX_NODES + 1];
-    __shared__ int nodes;
-    const int rows = g.rows;
-    if (threadIdx.x == 0) {
-        int at = tree.nodes;
-        for (int i = 0; i < rows; i++) {
-            first_node[i] = at;
-            at += __ldcg(level.chosen + i * (level.children + 1));
-        }
-        nodes = at;
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < rows * level.children; i += THREADS) {
-        const int row = i / level.children, place = i % level.children;
-        const int* const chosen = level.chosen + row * (level.children + 1);
-        if (place >= __ldcg(chosen)) continue;
-        const int node = first_node[row] + place;
-        tree.token[node] = __ldcg(chosen + 1 + place);
-        tree.parent[node] = g.first_row + row - 1;
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        g.first_row = tree.nodes + 1;
-        g.rows = nodes - tree.nodes;
-        tree.nodes = nodes;
-    }
-}
-
 }  // namespace
 
 // Chooses the children of every row of a level and puts them into the tree: drawn from the law of
 // `sampling` without replacement, or the most probable. Numbers are drawn by (row, place among the
-// children), so that rows do not wait for each other. A level with no rows, or beyond the depth that
+// children), so that rows do not wait for each other. Best-first, as many candidates are kept as the
+// tree shall have nodes in all, by cumulative probability. A level with no rows, or beyond the depth that
 // there is room for, gets none.
 //
 // Grid: teams * size blocks that are resident together, block: 256; team t has the level's rows t,
@@ -155,6 +141,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             if (team.rank == 0 && threadIdx.x == 0) atomicMax(&g.failed_row, row);
         } else {
             count = level.laws ? drafter.sample(row, best, chosen + 1) : drafter.top(row, best, chosen + 1);
+            if (level.keep > 0) {
+                const float normaliser = drafter.log_sum_exp(row, best);
+                const float above = row > 0 ? g.score[row - 1] : 0.0f;
+                __syncthreads();
+                for (int k = threadIdx.x; k < count; k += THREADS) {
+                    const float own = drafter.logits(row)[chosen[1 + k]] - normaliser;
+                    level.chosen_score[i * level.children + k] = above + own;
+                }
+            }
         }
         if (team.rank == 0 && threadIdx.x == 0) chosen[0] = count;
         if (!alone) team.sync();
@@ -170,17 +165,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (!is_last) return;
     const int before = g.tree.nodes;
     __syncthreads();
-    if (level.depth < g.depth) {
-        append(level);
-    } else if (threadIdx.x == 0) {
-        g.rows = 0;
+    if (level.keep > 0) {
+        append_best(level, rows);
+    } else {
+        append(level, rows);
     }
     if (!level.sequence || g.depth == 0) return;
     __syncthreads();
     const int length = level.sequence->length, nodes = g.tree.nodes;
     if (level.draft_rows) {
-        fill_rows(level.draft_rows, level.draft_paths, g.tree, before, nodes - before, false, length);
+        const int logits_at = level.keep > 0 ? 0 : before + 1;
+        fill_rows(level.draft_rows, level.draft_paths, g.tree, before, nodes - before, false, length, logits_at);
         if (threadIdx.x == 0) g.passed = nodes;
     }
-    if (level.rows) fill_rows(level.rows, level.paths, g.tree, 0, nodes, true, length);
+    if (level.rows) fill_rows(level.rows, level.paths, g.tree, 0, nodes, true, length, 0);
 }

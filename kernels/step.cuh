@@ -194,8 +194,14 @@ struct Growing {
     unsigned arrived;
     // nodes that the draft model reads, or has read
     int passed;
+    // of each node, which row below the last committed token it was in the draft model's cache; -1
+    // where it has none. Of a tree that is finished.
+    int source[STEP_ROWS];
+    // cumulative log-probability of each node, where a tree grows best-first
+    float score[MAX_NODES];
+    int unused;
 };
-static_assert(sizeof(Growing) == sizeof(Tree) + 24, "as in verify.rs");
+static_assert(sizeof(Growing) == sizeof(Tree) + 24 + 4 * STEP_ROWS + 4 * (MAX_NODES + 1), "as in verify.rs");
 
 // How one level's children are chosen.
 struct Level {
@@ -205,6 +211,7 @@ struct Level {
     Law* laws;            // [rows], written where children are sampled, or null: the best are taken
     const Stream* stream;
     int* chosen;          // [rows of the level, children + 1]: how many, then which tokens
+    float* chosen_score;  // [rows of the level, children] their cumulative log-probabilities, best-first
     // the sequence, where the tree becomes rows of a pass; or null
     const Sequence* sequence;
     Rows* draft_rows;  // the level's children, for the draft model's next pass; or null
@@ -215,8 +222,10 @@ struct Level {
     int width, stride, parts;
     int depth;     // of the level's parents: 0 is the last committed token
     int children;  // of each of them
+    int keep;      // best-first: nodes of the tree; else 0. Logits lie by row of the level then
+    int last;      // the tree is finished
 };
-static_assert(sizeof(Level) == 11 * 8 + 8 * 4, "as in verify.rs");
+static_assert(sizeof(Level) == 12 * 8 + 10 * 4, "as in verify.rs");
 
 // Prompt lookup: what followed the last tokens where they stood before (src/draft/ngram.rs).
 struct Lookup {

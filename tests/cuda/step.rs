@@ -149,9 +149,7 @@ fn speculation_on_fixtures() {
             let mut device = device(&target, drafter);
             // shapes alone, then in turn, plain steps among them
             let mut ways: Vec<Vec<Step>> = ["1", "5", "2x2x1"].map(|s| vec![greedy(s)]).into();
-            if what == "ngram" {
-                ways.push(vec![greedy("best:6x3")]);
-            }
+            ways.push(vec![greedy("best:6x3")]);
             ways.push(["3", "0", "0", "2x2", "1"].map(greedy).into());
             for way in ways {
                 let shapes: Vec<String> = way.iter().map(|s| s.shape.to_string()).collect();
@@ -196,6 +194,8 @@ fn demo_pair() {
     let ways: Vec<(&str, Rule, Sampling, Draw)> = vec![
         ("4", Rule::Chain, Sampling::GREEDY, Draw::Sampled),
         ("2x2x1", Rule::Chain, Sampling::GREEDY, Draw::Top),
+        ("best:9x4", Rule::Chain, Sampling::GREEDY, Draw::Top),
+        ("best:9x4", Rule::TYPICAL, warm, Draw::Top),
         ("4", Rule::Chain, warm, Draw::Sampled),
         ("3x2x1", Rule::Chain, warm, Draw::Sampled),
         ("5", Rule::Block, warm, Draw::Sampled),

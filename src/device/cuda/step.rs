@@ -96,6 +96,7 @@ pub struct Stepper {
     verdict: Buffer,
     laws: Buffer,
     chosen: Buffer,
+    chosen_score: Buffer,
     /// of teams of each form that was needed
     workspaces: Vec<(Teams, Buffer)>,
     ring: Pinned,
@@ -125,7 +126,7 @@ pub fn bytes(context: usize) -> usize {
         + size_of::<Growing>()
         + size_of::<Verdict>()
         + size_of::<Law>() * STEP_ROWS
-        + CHOSEN
+        + 2 * CHOSEN
 }
 
 /// Bytes of what a level's rows chose: at most as many in all as there are nodes, twice.
@@ -155,6 +156,7 @@ impl Stepper {
             verdict: new("verdict", size_of::<Verdict>())?,
             laws: new("draft laws", size_of::<Law>() * STEP_ROWS)?,
             chosen: new("chosen children", CHOSEN)?,
+            chosen_score: new("scores of chosen children", CHOSEN)?,
             workspaces: Vec::new(),
             ring: Pinned::new(gpu, "reports", RING * size_of::<Report>())?,
             written: (0..RING)
@@ -434,7 +436,9 @@ impl Stepper {
         let shape = &step.shape;
         let drafts = shape.nodes() > 0 && shape.depth() > 0;
         let model = drafting.model().filter(|_| drafts);
-        let sampled = model.is_some() && step.draw == Draw::Sampled;
+        // best-first children are no draws from a law
+        let by_best = matches!(shape, Shape::BestFirst { .. });
+        let sampled = model.is_some() && step.draw == Draw::Sampled && !by_best;
         let vocabulary = target.model.config.vocab_size;
         // what a drafter gives of its own logits
         let width = model.map_or(0, |d| d.model.config.vocab_size.min(vocabulary));
@@ -448,6 +452,10 @@ impl Stepper {
         let mut lookup = 0;
         match drafting {
             Drafting::Model(draft) if drafts => {
+                let keep = match shape {
+                    Shape::BestFirst { nodes, .. } => *nodes,
+                    _ => 0,
+                };
                 let mut rows = 1;
                 for (depth, &children) in branching.iter().enumerate() {
                     let last = depth + 1 == branching.len();
@@ -461,6 +469,7 @@ impl Stepper {
                         },
                         stream: self.sequence.address(),
                         chosen: self.chosen.address(),
+                        chosen_score: self.chosen_score.address(),
                         sequence: self.sequence.address(),
                         draft_rows: if last { 0 } else { draft.rows().address() },
                         draft_paths: draft.paths().address(),
@@ -472,9 +481,14 @@ impl Stepper {
                         parts: draft.best_parts() as i32,
                         depth: depth as i32,
                         children: children as i32,
+                        keep: keep as i32,
+                        last: i32::from(last),
                     };
                     let at = bring("draft level", bytemuck::bytes_of(&level))?;
-                    let below = rows * children;
+                    let below = match keep {
+                        0 => rows * children,
+                        _ => keep,
+                    };
                     levels.push((at, rows, if last { 0 } else { below }));
                     rows = below;
                 }
@@ -495,7 +509,7 @@ impl Stepper {
                     paths: target.paths().address(),
                     shortest: ngram.shortest as i32,
                     longest: i32::try_from(ngram.longest).unwrap_or(i32::MAX),
-                    depth: depth as i32,
+                    depth: depth.min(STEP_ROWS - 1) as i32,
                     most: most as i32,
                     children,
                 };
@@ -522,7 +536,10 @@ impl Stepper {
             tree: self.growing.address(),
             target: target.logits().address(),
             best: target.bests().address(),
-            drafter: model.map_or(0, |d| d.logits().address()),
+            // best-first levels overwrite each other's logits
+            drafter: model
+                .filter(|_| !by_best)
+                .map_or(0, |d| d.logits().address()),
             drafter_best: bests,
             laws: match sampled {
                 true => self.laws.address(),
@@ -674,12 +691,12 @@ fn same(a: &Step, b: &Step) -> bool {
         && a.policy == b.policy
 }
 
-/// Children of the nodes of each level; none where the shape does not say.
+/// Children of the nodes of each level; best-first, as many as the tree may have nodes.
 fn branching(shape: &Shape) -> Vec<usize> {
     match shape {
         Shape::Chain(gamma) => vec![1; *gamma],
         Shape::Levels(branching) => branching.clone(),
-        Shape::BestFirst { .. } => Vec::new(),
+        Shape::BestFirst { nodes, depth } => vec![*nodes; *depth],
     }
 }
 
@@ -695,10 +712,17 @@ fn check(step: &Step, drafting: &Drafting) -> Result<(), DeviceError> {
             STEP_ROWS - 1
         )));
     }
-    if let (Shape::BestFirst { .. }, Drafting::Model(_)) = (shape, drafting) {
-        return Err(DeviceError::Draft(format!(
-            "tree shape '{shape}' for a draft model, expected a chain or children per level such as 4x2x2x1 (on CUDA)"
-        )));
+    if let (Shape::BestFirst { nodes, depth }, Drafting::Model(_)) = (shape, drafting) {
+        if nodes * depth > MAX_NODES {
+            return Err(DeviceError::Draft(format!(
+                "tree shape '{shape}': {nodes} nodes on each of {depth} levels may be drafted, expected at most {MAX_NODES} (on CUDA)"
+            )));
+        }
+        if rule.needs_r() {
+            return Err(DeviceError::Draft(format!(
+                "tree shape '{shape}' with rule '{rule}', expected a chain or children per level such as 4x2x2x1: a tree that grows best-first does not keep the drafter's logits (on CUDA)"
+            )));
+        }
     }
     if rule == Rule::Block && !shape.is_chain() {
         return Err(VerifyError::BlockTree { node: 1, before: 0 }.into());

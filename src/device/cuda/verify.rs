@@ -143,7 +143,7 @@ pub struct Verification {
 
 /// A tree while it grows, level by level.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 pub struct Growing {
     /// What there is of it.
     pub tree: Tree,
@@ -159,6 +159,13 @@ pub struct Growing {
     pub arrived: u32,
     /// Nodes that the draft model reads, or has read.
     pub passed: i32,
+    /// Where each node of a finished tree lies in the draft model's cache, below the last committed
+    /// token; -1 where it does not.
+    pub source: [i32; STEP_ROWS],
+    /// Cumulative log-probability of each node, best-first.
+    pub score: [f32; MAX_NODES],
+    /// Zero.
+    pub unused: i32,
 }
 
 /// How one level's children are chosen, see step.cuh.
@@ -172,6 +179,7 @@ pub struct Level {
     pub laws: u64,
     pub stream: u64,
     pub chosen: u64,
+    pub chosen_score: u64,
     pub sequence: u64,
     pub draft_rows: u64,
     pub draft_paths: u64,
@@ -183,6 +191,8 @@ pub struct Level {
     pub parts: i32,
     pub depth: i32,
     pub children: i32,
+    pub keep: i32,
+    pub last: i32,
 }
 
 /// A sequence between two steps, see step.cuh.
@@ -314,10 +324,10 @@ const _: () = assert!(
     "as in step.cuh"
 );
 const _: () = assert!(
-    size_of::<Growing>() == size_of::<Tree>() + 24,
+    size_of::<Growing>() == size_of::<Tree>() + 24 + 4 * STEP_ROWS + 4 * (MAX_NODES + 1),
     "as in step.cuh"
 );
-const _: () = assert!(size_of::<Level>() == 11 * 8 + 8 * 4, "as in step.cuh");
+const _: () = assert!(size_of::<Level>() == 12 * 8 + 10 * 4, "as in step.cuh");
 
 impl Tree {
     /// A tree of at most [`MAX_NODES`] nodes; `None` for a larger one.
