@@ -2,23 +2,24 @@
 #pragma once
 #include "step.cuh"
 
-// The rows of a pass over nodes first.. of a tree below `length` committed tokens, after the last of
-// these where `root` says so. All threads of a block; the caller synchronises before.
+// The rows of a pass over nodes first.. of a tree below `length` committed tokens, after `root`, the
+// last of these, or without it where that is negative. All threads of a block; the caller synchronises before.
 //
 // Node n lies in slot length + n. In a chain that is its position; in a tree each row names the slots
 // of its own branch, which begins at position `length`.
-__device__ __forceinline__ void fill_rows(Rows* to, int* paths, const Tree& tree, int first, int count, bool root,
+__device__ __forceinline__ void fill_rows(Rows* to, int* paths, const Tree& tree, int first, int count, int root,
                                           int length, int logits_at) {
     const auto bends = [&](int n) { return n < tree.nodes && tree.parent[n] != n - 1; };
     bool bent = false;
     for (int n = threadIdx.x; n < tree.nodes; n += blockDim.x) bent |= bends(n);
     const bool chain = !__syncthreads_or(bent);
-    const int rows = count + root;
+    const int roots = root >= 0;
+    const int rows = count + roots;
     for (int r = threadIdx.x; r < rows; r += blockDim.x) {
-        const int node = first + r - root;
+        const int node = first + r - roots;
         int depth = 0;
         for (int n = node; n >= 0; n = tree.parent[n]) depth++;
-        to->token[r] = node >= 0 ? tree.token[node] : to->token[r];
+        to->token[r] = node >= 0 ? tree.token[node] : root;
         to->position[r] = length - 1 + depth;
         to->path_at[r] = r * STEP_ROWS;
         if (chain) continue;
@@ -26,7 +27,7 @@ __device__ __forceinline__ void fill_rows(Rows* to, int* paths, const Tree& tree
     }
     if (threadIdx.x == 0) {
         to->rows = rows;
-        to->base = length + first - root;
+        to->base = length + first - roots;
         to->shared = chain ? length + tree.nodes : length;
         to->logits_at = logits_at;
     }

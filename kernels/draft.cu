@@ -173,10 +173,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (!level.sequence || g.depth == 0) return;
     __syncthreads();
     const int length = level.sequence->length, nodes = g.tree.nodes;
-    if (level.draft_rows) {
+    const int root = level.sequence->history[length - 1];
+    if (level.draft_rows && level.last) {
+        // all of the tree, as the target reads it: a judge reads the hidden states of both
+        fill_rows(level.draft_rows, level.draft_paths, g.tree, 0, nodes, root, length, 0);
+        for (int n = threadIdx.x; n < nodes; n += THREADS) g.source[n] = n;
+    } else if (level.draft_rows) {
         const int logits_at = level.keep > 0 ? 0 : before + 1;
-        fill_rows(level.draft_rows, level.draft_paths, g.tree, before, nodes - before, false, length, logits_at);
+        fill_rows(level.draft_rows, level.draft_paths, g.tree, before, nodes - before, -1, length, logits_at);
         if (threadIdx.x == 0) g.passed = nodes;
     }
-    if (level.rows) fill_rows(level.rows, level.paths, g.tree, 0, nodes, true, length, 0);
+    if (level.rows) fill_rows(level.rows, level.paths, g.tree, 0, nodes, root, length, 0);
 }

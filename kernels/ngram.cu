@@ -97,5 +97,5 @@ extern "C" __global__ void __launch_bounds__(THREADS) ngram(const Lookup* at) {
     }
     if (threadIdx.x == 0) g.tree.nodes = merge.nodes;
     __syncthreads();
-    fill_rows(look.rows, look.paths, g.tree, 0, g.tree.nodes, true, length, 0);
+    fill_rows(look.rows, look.paths, g.tree, 0, g.tree.nodes, history[length - 1], length, 0);
 }

@@ -13,16 +13,22 @@ __device__ __forceinline__ double gelu(double x) {
 // The acceptability of the token of a row of the pass; for all threads of a block alike.
 __device__ __noinline__ float score(const Scoring& s, int row) {
     __shared__ double of_unit[MAX_UNITS];
-    float squares = 0.0f;
-    for (int part = 0; part < s.parts; part++) squares += s.squares[part * MAX_ROWS + row];
-    const double norm = 1.0f / sqrtf(squares / s.width + s.eps);
+    double scale[3];
+#pragma unroll
+    for (int t = 0; t < 3; t++) {
+        const Scoring::Tap& tap = s.tap[t];
+        float squares = 0.0f;
+        for (int part = 0; tap.squares && part < tap.parts; part++) squares += tap.squares[part * MAX_ROWS + row];
+        scale[t] = tap.squares ? 1.0f / sqrtf(squares / tap.width + tap.eps) : 1.0f;
+    }
     for (int unit = threadIdx.x; unit < s.units; unit += blockDim.x) {
         double sum = 0.0;
-        for (const Scoring::Tap& tap : s.tap) {
+#pragma unroll
+        for (int t = 0; t < 3; t++) {
+            const Scoring::Tap& tap = s.tap[t];
             if (!tap.products) continue;
-            const double scale = tap.is_scaled ? norm : 1.0;
             const int first = tap.is_parts ? 0 : unit, end = tap.is_parts ? tap.count : unit + 1;
-            for (int i = first; i < end; i++) sum += static_cast<double>(tap.products[i * MAX_ROWS + row]) * scale;
+            for (int i = first; i < end; i++) sum += static_cast<double>(tap.products[i * MAX_ROWS + row]) * scale[t];
         }
         sum += static_cast<double>(s.bias[unit]);
         of_unit[unit] = s.is_two_layer ? gelu(sum) * static_cast<double>(s.bias[s.units + unit]) : sum;

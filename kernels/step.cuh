@@ -141,23 +141,24 @@ struct Commit {
 };
 static_assert(sizeof(Commit) == 8 * 8, "as in verify.rs");
 
-// A judge's score of a row: products of its first matrix with the hidden states, of up to two places.
+// A judge's score of a row: products of its first matrix with the hidden states of up to three places,
+// the draft model's and two of the target's.
 struct Scoring {
     struct Tap {
         const float* products;  // [count, MAX_ROWS], or null
+        const float* squares;   // [parts, MAX_ROWS] of the residual stream that its norm scales, or null
         int count;              // of units, or of parts of the one unit's sum
         int is_parts;
-        int is_scaled;  // as the final norm scales
+        int parts;
+        float width, eps;
         int reserved;
-    } tap[2];
-    const float* squares;  // [parts, MAX_ROWS] of the residual stream
-    const float* bias;     // [units]; of two layers also the second's weights [units]
-    int parts, units;
-    float width, eps;
+    } tap[3];
+    const float* bias;  // [units]; of two layers also the second's weights [units]
+    int units;
     float last_bias;  // of a second layer
-    int is_two_layer, is_importance, reserved;
+    int is_two_layer, is_importance;
 };
-static_assert(sizeof(Scoring) == 2 * 24 + 2 * 8 + 8 * 4, "as in verify.rs");
+static_assert(sizeof(Scoring) == 3 * 40 + 8 + 4 * 4, "as in verify.rs");
 
 // One sequence's step: all that the verification reads, and where it writes.
 struct Verification {

@@ -22,10 +22,22 @@ fn setup(name: &str) -> Setup {
 }
 
 /// A judge with weights that make scores neither 0 nor 1.
-fn judge(model: &Model, taps: &[Tap], width: usize, seed: u64) -> Arc<Judge> {
+pub fn judge(model: &Model, taps: &[Tap], width: usize, seed: u64) -> Arc<Judge> {
+    judge_of_both(model, None, taps, width, seed)
+}
+
+/// As [`judge`]; one that reads the drafter's final hidden state too, where there is one.
+pub fn judge_of_both(
+    model: &Model,
+    draft: Option<&Model>,
+    taps: &[Tap],
+    width: usize,
+    seed: u64,
+) -> Arc<Judge> {
     let mut random = fastrand::Rng::with_seed(seed);
     let hidden = model.config.hidden_size;
-    let features = taps.len() * hidden;
+    let draft_width = draft.map_or(0, |d| d.config.hidden_size);
+    let features = draft_width + taps.len() * hidden;
     let mut numbers = |n: usize, scale: f32| -> Vec<f32> {
         (0..n).map(|_| (random.f32() - 0.5) * scale).collect()
     };
@@ -46,10 +58,13 @@ fn judge(model: &Model, taps: &[Tap], width: usize, seed: u64) -> Arc<Judge> {
         head,
         meaning: [Meaning::Acceptable, Meaning::Important][seed as usize % 2],
         features: Features {
-            layout: Layout::Dt,
+            layout: match draft {
+                Some(_) => Layout::DdDt,
+                None => Layout::Dt,
+            },
             taps: taps.to_vec(),
             target_width: hidden,
-            draft_width: 0,
+            draft_width,
         },
         vocab_size: model.config.vocab_size,
         target_fingerprint: String::new(),

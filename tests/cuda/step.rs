@@ -1,6 +1,7 @@
 //! Whole decoding steps on the device: what they commit, what they cost, and how they fail.
 
 use crate::common::{FIXTURES, fixture};
+use crate::judge::judge_of_both;
 use crate::process::{softcuda, with_driver};
 use gavel::device::cpu::Cpu;
 use gavel::device::cuda::{Cuda, Gpu};
@@ -8,7 +9,7 @@ use gavel::device::{
     Committed, Device, DeviceError, Draw, Finish, Logits, Request, Setup, Step, TokenReason, Want,
 };
 use gavel::draft::{Drafter, Ngram};
-use gavel::judge::{At, Judge};
+use gavel::judge::{At, Judge, Tap};
 use gavel::model::Model;
 use gavel::tree::{Shape, TokenTree};
 use gavel::verify::{LogSoftmax, Policy, Rule, Sampling};
@@ -241,11 +242,25 @@ fn demo_pair() {
             Draw::Sampled,
         ),
     ];
-    let drafter = || Drafter::Model(open(&demo("draft")));
+    // random judges: two layers, two places, both models
+    let draft = open(&demo("draft"));
+    let both = [Tap::Layer(2), Tap::Final];
+    let judges = [
+        judge_of_both(&target, None, &both, 7, 2),
+        judge_of_both(&target, Some(&draft), &[Tap::Final], 0, 4),
+        judge_of_both(&target, Some(&draft), &both, 16, 6),
+    ];
+    let theta = 0.5;
+    let mut ways: Vec<_> = ways.into_iter().map(|way| (way, judge.clone())).collect();
+    for (judge, shape) in judges.into_iter().zip(["4", "4", "2x2x1"]) {
+        let rule = Rule::Judge { theta };
+        ways.push(((shape, rule, Sampling::GREEDY, Draw::Top), judge));
+    }
+    let drafter = || Drafter::Model(draft.clone());
     let mut cpu = Cpu::open(&setup(&target, drafter(), CONTEXT)).expect("a CPU device");
     let mut cuda = device(&target, drafter());
     let mut judged = 0;
-    for (shape, rule, sampling, draw) in ways {
+    for ((shape, rule, sampling, draw), judge) in ways {
         let step = Step {
             shape: shape.parse().expect("a shape"),
             draw,

@@ -9,7 +9,7 @@ use super::driver::Gpu;
 use super::layout::MAX_ROWS;
 use super::memory::Buffer;
 use super::plan::MAX_PARTS;
-use crate::judge::{Head, Judge, MAX_WIDTH, Tap};
+use crate::judge::{Features, Head, Judge, Layout, MAX_WIDTH, Tap};
 use crate::model::{Config, Model};
 use std::sync::Arc;
 
@@ -162,4 +162,62 @@ impl JudgeRoom {
 /// Whether the products of a tap ride with the last layer's down projection.
 pub fn rides(judge: &Judge, tap: Tap) -> bool {
     tap == Tap::Final && matches!(judge.head, Head::Linear { .. })
+}
+
+/// What a judge asks of the draft model, if anything, and of the target: two judges of the layout DT,
+/// each of which reads one model. The products of both add up to those of the judge.
+pub struct Parts {
+    pub whole: Arc<Judge>,
+    pub draft: Option<Arc<Judge>>,
+    pub target: Arc<Judge>,
+}
+
+impl Parts {
+    pub fn of(judge: &Arc<Judge>) -> Parts {
+        let whole = judge.clone();
+        let features = &judge.features;
+        if features.layout == Layout::Dt {
+            return Parts {
+                target: whole.clone(),
+                draft: None,
+                whole,
+            };
+        }
+        // the draft model's features stand first in every row of the matrix
+        let (all, draft) = (features.len(), features.draft_width);
+        let part = |columns: std::ops::Range<usize>, taps: &[Tap], width: usize| {
+            let of_rows = |matrix: &[f32]| -> Vec<f32> {
+                let rows = matrix.chunks_exact(all.max(1));
+                rows.flat_map(|row| row[columns.clone()].iter().copied())
+                    .collect()
+            };
+            let head = match &judge.head {
+                Head::Linear { w, b } => Head::Linear {
+                    w: of_rows(w),
+                    b: *b,
+                },
+                Head::TwoLayer { w1, b1, w2, b2 } => Head::TwoLayer {
+                    w1: of_rows(w1),
+                    b1: b1.clone(),
+                    w2: w2.clone(),
+                    b2: *b2,
+                },
+            };
+            Arc::new(Judge {
+                head,
+                features: Features {
+                    layout: Layout::Dt,
+                    taps: taps.to_vec(),
+                    target_width: width,
+                    draft_width: 0,
+                },
+                ..Judge::clone(judge)
+            })
+        };
+        Parts {
+            draft: Some(part(0..draft, &[Tap::Final], draft)),
+            target: part(draft..all, &features.taps, features.target_width),
+            whole,
+        }
+    }
 }

@@ -12,7 +12,7 @@ use super::super::{
 use super::driver::{Arg, Function, Gpu};
 use super::forward::Forward;
 use super::graph::{Event, Graph};
-use super::judge;
+use super::judge::{Parts, rides};
 use super::memory::{Buffer, Pinned};
 use super::sizes::STEP_ROWS;
 use super::verify::{
@@ -20,7 +20,7 @@ use super::verify::{
     ScoringTap, Sequence, Stream, THREADS, Teams, Verdict, Verification,
 };
 use crate::draft::Ngram;
-use crate::judge::{Head, Judge, Layout, Meaning, Tap};
+use crate::judge::{Head, Judge, Meaning, Tap};
 use crate::tree::{MAX_ROWS, Shape, TokenTree};
 use crate::verify::{Law as ReferenceLaw, Rule, VerifyError};
 use bytemuck::Zeroable;
@@ -69,6 +69,7 @@ impl Drafting {
 /// One way to step, ready to be launched.
 struct Prepared {
     step: Step,
+    judge: Option<Arc<Parts>>,
     graph: Graph,
     /// What the captured launches read besides the stepper's own buffers.
     _buffers: Vec<Buffer>,
@@ -104,6 +105,7 @@ pub struct Stepper {
     /// what begins a sequence
     commit: Buffer,
     prepared: Vec<Prepared>,
+    judges: Vec<Arc<Parts>>,
     pending: VecDeque<Pending>,
     /// results that were fetched before anybody asked
     fetched: VecDeque<Result<StepReport, DeviceError>>,
@@ -164,6 +166,7 @@ impl Stepper {
                 .collect::<Result<_, _>>()?,
             commit: new("commit", size_of::<Commit>())?,
             prepared: Vec::new(),
+            judges: Vec::new(),
             pending: VecDeque::new(),
             fetched: VecDeque::new(),
             launched: 0,
@@ -283,13 +286,20 @@ impl Stepper {
         if drafts && self.lags {
             self.catch_up(drafting)?;
         }
-        if let Some(judge) = judged(step)
-            && !target.has_judge(judge)
-        {
-            self.gpu.wait(|| "changing the judge".to_owned())?;
-            target.bring_judge(judge)?;
-        }
         let at = self.prepare(step, target, drafting)?;
+        if let Some(judge) = &self.prepared[at].judge {
+            let change = || self.gpu.wait(|| "changing the judge".to_owned());
+            if !target.has_judge(&judge.target) {
+                change()?;
+                target.bring_judge(&judge.target)?;
+            }
+            if let (Some(judge), Some(draft)) = (&judge.draft, drafting.model_mut())
+                && !draft.has_judge(judge)
+            {
+                change()?;
+                draft.bring_judge(judge)?;
+            }
+        }
         // SAFETY: buffers of the stepper, of the models and of the prepared step itself; the latter
         // are dropped only when the stream is at rest.
         unsafe { self.prepared[at].graph.launch()? };
@@ -447,6 +457,10 @@ impl Stepper {
             false => 0,
         });
 
+        let judge = judged(step).map(|judge| parts_of(&mut self.judges, judge));
+        // where nothing is drafted there is nothing to judge
+        let draft_judge = judge.as_ref().and_then(|j| j.draft.clone());
+
         let branching = branching(shape);
         let mut levels = Vec::new();
         let mut lookup = 0;
@@ -459,6 +473,7 @@ impl Stepper {
                 let mut rows = 1;
                 for (depth, &children) in branching.iter().enumerate() {
                     let last = depth + 1 == branching.len();
+                    let reads = !last || draft_judge.is_some();
                     let level = Level {
                         growing: self.growing.address(),
                         logits: draft.logits().address(),
@@ -471,7 +486,7 @@ impl Stepper {
                         chosen: self.chosen.address(),
                         chosen_score: self.chosen_score.address(),
                         sequence: self.sequence.address(),
-                        draft_rows: if last { 0 } else { draft.rows().address() },
+                        draft_rows: if reads { draft.rows().address() } else { 0 },
                         draft_paths: draft.paths().address(),
                         rows: if last { target.rows().address() } else { 0 },
                         paths: target.paths().address(),
@@ -518,11 +533,10 @@ impl Stepper {
             _ => {}
         }
 
-        let judge = judged(step);
-        let scoring = match judge {
+        let scoring = match &judge {
             None => 0,
             Some(judge) => {
-                let (scoring, bias) = scoring(judge, target);
+                let (scoring, bias) = scoring(judge, target, model);
                 let bias = bring("judge's biases", bytemuck::cast_slice(&bias))?;
                 bring("scoring", bytemuck::bytes_of(&Scoring { bias, ..scoring }))?
             }
@@ -576,6 +590,9 @@ impl Stepper {
                         draft.enqueue_pass(below, true, None)?;
                     }
                 }
+                if let Some(judge) = &draft_judge {
+                    draft.enqueue_pass(1 + shape.nodes(), false, Some(judge))?;
+                }
             }
             if lookup > 0 {
                 let args = [Arg::Ptr(lookup)];
@@ -583,7 +600,7 @@ impl Stepper {
                 unsafe { self.gpu.launch(self.ngram, [1, 1, 1], 1024, 0, &args)? };
             }
             let rows = 1 + if drafts { shape.nodes() } else { 0 };
-            target.enqueue_pass(rows, true, judge.map(AsRef::as_ref))?;
+            target.enqueue_pass(rows, true, judge.as_ref().map(|j| &*j.target))?;
             self.together(
                 self.verify,
                 &[Arg::Ptr(verification), Arg::I32(1)],
@@ -594,6 +611,7 @@ impl Stepper {
         })?;
         self.prepared.push(Prepared {
             step: step.clone(),
+            judge,
             graph,
             _buffers: buffers,
         });
@@ -734,46 +752,56 @@ fn check(step: &Step, drafting: &Drafting) -> Result<(), DeviceError> {
         let what = "a judge's scores";
         return Err(VerifyError::Missing { rule, what }.into());
     }
-    if let Some(judge) = judged(step)
-        && judge.features.layout == Layout::DdDt
-    {
-        return Err(DeviceError::Judge(
-            "the judge reads the drafter's hidden states (DD-DT), expected one that reads the target alone (on CUDA)"
-                .to_owned(),
-        ));
-    }
     Ok(())
 }
 
-/// How a judge's score follows from what a pass of the target leaves, but for the address of the
-/// biases, which come with it.
-fn scoring(judge: &Judge, target: &Forward) -> (Scoring, Vec<f32>) {
-    let c = &target.model.config;
-    let units = judge.head.width();
-    let mut scoring = Scoring::zeroed();
-    for (t, &tap) in judge.features.taps.iter().enumerate().take(2) {
-        let rides = judge::rides(judge, tap);
-        scoring.tap[t] = ScoringTap {
-            products: match rides {
-                true => target.judge_dots(judge),
-                false => target.judge_products(t),
-            },
-            count: match rides {
-                true => target.square_parts(),
-                false => units,
-            } as i32,
-            is_parts: i32::from(rides),
-            is_scaled: i32::from(tap == Tap::Final),
-            reserved: 0,
-        };
+/// The parts of a judge, as they were made when it was first asked.
+fn parts_of(known: &mut Vec<Arc<Parts>>, judge: &Arc<Judge>) -> Arc<Parts> {
+    if let Some(parts) = known.iter().find(|p| Arc::ptr_eq(&p.whole, judge)) {
+        return parts.clone();
     }
-    scoring.squares = target.squares().address();
-    scoring.parts = target.square_parts() as i32;
-    scoring.units = units as i32;
-    scoring.width = c.hidden_size as f32;
-    scoring.eps = c.rms_norm_eps;
-    scoring.is_importance = i32::from(judge.meaning == Meaning::Important);
-    let bias = match &judge.head {
+    if known.len() == MAX_GRAPHS {
+        known.remove(0);
+    }
+    let parts = Arc::new(Parts::of(judge));
+    known.push(parts.clone());
+    parts
+}
+
+/// How a judge's score follows from what the passes leave, but for the address of the biases, which
+/// come with it.
+fn scoring(judge: &Parts, target: &Forward, draft: Option<&Forward>) -> (Scoring, Vec<f32>) {
+    let tap = |model: &Forward, part: &Judge, t: usize| {
+        let (c, tap) = (&model.model.config, part.features.taps[t]);
+        let rides = rides(part, tap);
+        let parts = model.square_parts();
+        ScoringTap {
+            products: match rides {
+                true => model.judge_dots(part),
+                false => model.judge_products(t),
+            },
+            squares: match tap {
+                Tap::Final => model.squares().address(),
+                Tap::Layer(_) => 0,
+            },
+            count: if rides { parts } else { part.head.width() } as i32,
+            is_parts: i32::from(rides),
+            parts: parts as i32,
+            width: c.hidden_size as f32,
+            eps: c.rms_norm_eps,
+            reserved: 0,
+        }
+    };
+    let mut scoring = Scoring::zeroed();
+    if let (Some(part), Some(draft)) = (&judge.draft, draft) {
+        scoring.tap[0] = tap(draft, part, 0);
+    }
+    for t in 0..judge.target.features.taps.len().min(2) {
+        scoring.tap[1 + t] = tap(target, &judge.target, t);
+    }
+    scoring.units = judge.whole.head.width() as i32;
+    scoring.is_importance = i32::from(judge.whole.meaning == Meaning::Important);
+    let bias = match &judge.whole.head {
         Head::Linear { b, .. } => vec![*b],
         Head::TwoLayer { b1, w2, b2, .. } => {
             scoring.is_two_layer = 1;

@@ -251,13 +251,16 @@ pub struct Commit {
 
 /// Where a part of a judge's score lies, see step.cuh.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[allow(missing_docs)] // said in step.cuh
 pub struct ScoringTap {
     pub products: u64,
+    pub squares: u64,
     pub count: i32,
     pub is_parts: i32,
-    pub is_scaled: i32,
+    pub parts: i32,
+    pub width: f32,
+    pub eps: f32,
     pub reserved: i32,
 }
 
@@ -266,17 +269,12 @@ pub struct ScoringTap {
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[allow(missing_docs)] // said in step.cuh
 pub struct Scoring {
-    pub tap: [ScoringTap; 2],
-    pub squares: u64,
+    pub tap: [ScoringTap; 3],
     pub bias: u64,
-    pub parts: i32,
     pub units: i32,
-    pub width: f32,
-    pub eps: f32,
     pub last_bias: f32,
     pub is_two_layer: i32,
     pub is_importance: i32,
-    pub reserved: i32,
 }
 
 /// Prompt lookup, see step.cuh.
@@ -304,10 +302,7 @@ const _: () = assert!(
     "as in step.cuh"
 );
 const _: () = assert!(size_of::<Commit>() == 8 * 8, "as in step.cuh");
-const _: () = assert!(
-    size_of::<Scoring>() == 2 * 24 + 2 * 8 + 8 * 4,
-    "as in step.cuh"
-);
+const _: () = assert!(size_of::<Scoring>() == 3 * 40 + 8 + 4 * 4, "as in step.cuh");
 const _: () = assert!(
     size_of::<Lookup>() == 4 * 8 + 4 * 4 + 4 * STEP_ROWS,
     "as in step.cuh"
