@@ -116,7 +116,7 @@ pub struct PolicyArgs {
 }
 
 /// How the target samples, and what no rule may touch.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct SamplingArgs {
     /// Tokens that a rule may not rescue beyond end-of-sequence and special ones: digits
     /// and token ids, comma-separated; or none, to guard nothing at all
