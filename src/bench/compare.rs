@@ -21,6 +21,9 @@ use std::fmt::Write;
 /// The chance that any of the tests calls changed what is not.
 const ALPHA: f64 = 0.05;
 
+/// Differences of logarithms that are nothing but rounding.
+const ROUNDING: f64 = 1e-12;
+
 /// Two records side by side.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
@@ -304,9 +307,9 @@ impl Welch {
             let error = (of_a + of_b).sqrt();
             let freedom = (of_a + of_b).powi(2)
                 / (of_a.powi(2) / (a.len() - 1) as f64 + of_b.powi(2) / (b.len() - 1) as f64);
-            if error == 0.0 {
+            if error < ROUNDING {
                 // no noise at all: any difference is one
-                return Some((f64::from(difference == 0.0), 0.0));
+                return Some((f64::from(difference.abs() < ROUNDING), 0.0));
             }
             let t = StudentsT::new(0.0, 1.0, freedom).ok()?;
             let p = 2.0 * t.cdf(-(difference / error).abs());

@@ -82,29 +82,30 @@ pub fn pictures(
 /// Mean time per token against gamma, a line a rule; what has no gamma of its own is a level line.
 fn against_gamma(record: &Record, summary: &Summary, workload: &str) -> Option<Plot> {
     let lines = || summary.lines.iter().filter(|l| l.workload == workload);
+    let mut gammas: Vec<usize> = lines().filter_map(|l| record.modes[l.mode].gamma).collect();
+    gammas.sort_unstable();
+    gammas.dedup();
+    if gammas.len() < 2 {
+        return None;
+    }
     let mut series: Vec<Series> = Vec::new();
-    let mut gammas: Vec<usize> = Vec::new();
     for line in lines() {
         let mode = &record.modes[line.mode];
-        let Some(gamma) = mode.gamma else {
+        let Some(place) = gammas.iter().position(|&g| Some(g) == mode.gamma) else {
             continue;
         };
-        gammas.push(gamma);
-        let point = point(gamma as f64, line.mean_token_ms);
+        let point = point(place as f64, line.mean_token_ms);
         match series.iter_mut().find(|s| s.name == mode.series) {
             Some(series) => series.points.push(point),
             None => series.push(Series::marked(mode.series.clone(), vec![point])),
         }
     }
-    let (low, high) = (*gammas.iter().min()?, *gammas.iter().max()?);
-    if low == high {
-        return None;
-    }
     for series in &mut series {
         series.points.sort_by(|a, b| a.x.total_cmp(&b.x));
     }
+    let last = gammas.len() as f64 - 1.0;
     for line in lines().filter(|l| record.modes[l.mode].gamma.is_none()) {
-        let ends = [low, high].map(|gamma| (gamma as f64, line.mean_token_ms.value));
+        let ends = [-0.4, last + 0.4].map(|x| (x, line.mean_token_ms.value));
         let mut level = Series::line(line.name.clone(), ends);
         level.line = crate::plot::Line::Dashed;
         series.push(level);
@@ -116,6 +117,7 @@ fn against_gamma(record: &Record, summary: &Summary, workload: &str) -> Option<P
         },
         x: "gamma: drafted tokens".to_owned(),
         y: "ms per token, mean of runs".to_owned(),
+        x_names: gammas.iter().map(usize::to_string).collect(),
         series,
         ..Plot::default()
     })

@@ -12,13 +12,16 @@ pub struct Prompt {
     /// What sort of text it asks for; prompts of a kind are reported together.
     #[serde(default = "unnamed")]
     pub kind: String,
-    /// The user's message.
+    /// The user's message; files of problems call it a question.
+    #[serde(alias = "question")]
     pub prompt: String,
 }
 
 /// A line that is no prompt.
 #[derive(Debug, thiserror::Error)]
-#[error("{name}, line {line}: {why}; expected {{\"kind\": KIND, \"prompt\": TEXT}} in every line")]
+#[error(
+    "{name}, line {line}: {why}; expected {{\"prompt\": TEXT}} in every line, with \"kind\" if it has one"
+)]
 pub struct PromptError {
     /// The file.
     pub name: String,

@@ -58,7 +58,8 @@ pub struct Line {
     pub mean_token_ms: Interval,
     /// Output tokens after the first step per second.
     pub tokens_per_second: Interval,
-    /// Plain decoding's time per output token over this one's, the same prompts and rounds.
+    /// Plain decoding's time per output token over this one's, the same prompts and rounds: the
+    /// geometric mean of the pairs' ratios.
     pub speedup: Option<Interval>,
     /// Where the time of an output token goes.
     pub parts: Parts,
@@ -209,21 +210,25 @@ fn line(record: &Record, workload: &str, mode: usize, samples: &[&Sample]) -> Li
             .filter(|&p| p != mode)
             .map(|plain| pairs(record, plain, samples))
             .filter(|pairs| !pairs.is_empty())
-            .map(|pairs| bootstrap(pairs.len(), RESAMPLES, 0, |drawn| ratio(&pairs, drawn))),
+            .map(|pairs| {
+                bootstrap(pairs.len(), RESAMPLES, 0, |drawn| {
+                    geometric_mean(&pairs, drawn)
+                })
+            }),
         parts: parts(samples),
         pass_of_limit: pass_of_limit(record, samples),
     }
 }
 
-/// (plain's time per token, this mode's) for each run that has a plain one beside it.
-fn pairs(record: &Record, plain: usize, samples: &[&Sample]) -> Vec<(f64, f64)> {
+/// Plain's time per token over this mode's, of each run that has a plain one beside it.
+fn pairs(record: &Record, plain: usize, samples: &[&Sample]) -> Vec<f64> {
     let plain: HashMap<(usize, usize), f64> = record
         .samples
         .iter()
         .filter(|s| s.mode == plain)
         .filter_map(|s| Some(((s.prompt, s.round), s.token_ms()?)))
         .collect();
-    let pair = |s: &&Sample| Some((*plain.get(&(s.prompt, s.round))?, s.token_ms()?));
+    let pair = |s: &&Sample| Some(plain.get(&(s.prompt, s.round))? / s.token_ms()?);
     samples.iter().filter_map(pair).collect()
 }
 
@@ -290,7 +295,9 @@ fn by_kind(record: &Record) -> Vec<ByKind> {
                 kind: kind.to_owned(),
                 mode,
                 block_efficiency: tokens as f64 / passes as f64,
-                speedup: pairs.filter(|p| !p.is_empty()).map(|p| ratio(&p, &all)),
+                speedup: pairs
+                    .filter(|p| !p.is_empty())
+                    .map(|p| geometric_mean(&p, &all)),
             });
         }
     }
@@ -303,6 +310,11 @@ fn ratio(parts: &[(f64, f64)], drawn: &[usize]) -> f64 {
         .iter()
         .fold((0.0, 0.0), |(a, b), &i| (a + parts[i].0, b + parts[i].1));
     above / below
+}
+
+fn geometric_mean(values: &[f64], drawn: &[usize]) -> f64 {
+    let logs: f64 = drawn.iter().map(|&i| values[i].ln()).sum();
+    (logs / drawn.len() as f64).exp()
 }
 
 fn median(values: &[f64]) -> Interval {

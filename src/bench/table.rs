@@ -39,9 +39,12 @@ impl Summary {
             ],
             swept,
         );
+        // one number of digits a table, that of the shortest time
+        let shortest = self.lines.iter().map(|l| l.token_ms.p50.value);
+        let digits = digits(shortest.fold(f64::INFINITY, f64::min));
         for line in &self.lines {
-            latency.add_row(cells(line, swept, latency_cells(line)));
-            work.add_row(cells(line, swept, work_cells(line)));
+            latency.add_row(cells(line, swept, latency_cells(line, digits)));
+            work.add_row(cells(line, swept, work_cells(line, digits)));
         }
         for table in [latency, work] {
             let _ = writeln!(text, "{}\n", aligned(table, 1 + usize::from(swept)));
@@ -137,7 +140,7 @@ impl Summary {
 
     fn words(&self, record: &Record) -> String {
         let mut text = String::from(
-            "In brackets: 95 %, runs drawn whole; x plain by pairs of the same prompt and round.\n\
+            "In brackets: 95 %, runs drawn whole; x plain: plain's ms/token over this one's, the geometric mean over pairs of one prompt and round.\n\
              ms/token: after the first step, the tokens of a step sharing its time; gap: from one arrival of tokens to the next.\n\
              m: draft tokens kept per target pass. Limit of a pass: a plain read of the weights by the same device, timed beside it.\n",
         );
@@ -192,22 +195,20 @@ fn aligned(mut table: Table, names: usize) -> Table {
     table
 }
 
-fn latency_cells(line: &Line) -> Vec<String> {
-    let digits = digits(line.token_ms.p50.value);
+fn latency_cells(line: &Line, digits: usize) -> Vec<String> {
     vec![
         around(line.token_ms.p50, digits),
         around(line.token_ms.p95, digits),
         around(line.token_ms.p99, digits),
         around(line.gap_ms.p50, digits),
         around(line.gap_ms.p99, digits),
-        around(line.first_token_ms.p50, digits),
+        around(line.first_token_ms.p50, 1),
         around(line.tokens_per_second, 0),
         line.speedup.map_or(String::new(), |s| around(s, 2)),
     ]
 }
 
-fn work_cells(line: &Line) -> Vec<String> {
-    let digits = digits(line.token_ms.p50.value);
+fn work_cells(line: &Line, digits: usize) -> Vec<String> {
     let parts = line.parts;
     let mut cells = vec![
         format!("{:.2}", line.m),

@@ -54,7 +54,8 @@ pub struct Args {
     /// [default: f1; budget=0.01 for the demo pair]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     theta: Vec<At>,
-    /// Prompts: {"kind": KIND, "prompt": TEXT} a line [default: built in, of five kinds]
+    /// Prompts: {"kind": KIND, "prompt": TEXT} a line [default: built in, of five kinds; word
+    /// problems for the demo pair]
     #[arg(long, value_name = "FILE.jsonl")]
     prompts: Option<PathBuf>,
     /// Only prompts of these kinds, comma-separated: question, code, summary, dialogue, arithmetic,
@@ -216,7 +217,8 @@ fn models(args: &Args) -> anyhow::Result<(String, MenuArgs)> {
     if menu.draft.is_empty() {
         menu.draft.push(path("draft"));
         if menu.judge.is_empty() && judge.is_file() {
-            menu.judge.push(path("judge.safetensors"));
+            menu.judge
+                .push(format!("selfjudge={}", path("judge.safetensors")));
         }
     }
     Ok((path("target"), menu))
@@ -334,7 +336,13 @@ fn prompts(
     tokenizer: &Tokenizer,
     context: usize,
 ) -> anyhow::Result<Vec<(PromptSpec, Vec<u32>)>> {
-    let all = match &args.prompts {
+    // the demo pair was made for word problems and knows nothing else
+    let of_demo = Path::new(DEMO).join("problems.jsonl");
+    let file = match &args.prompts {
+        None if args.model.is_none() => Some(&of_demo),
+        file => file.as_ref(),
+    };
+    let all = match file {
         Some(path) => {
             let name = path.to_string_lossy();
             Prompt::parse(&read_text(&name)?, &name)?
