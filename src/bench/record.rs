@@ -1,7 +1,7 @@
 //! What a bench saw: a JSON file with every sample, from which all figures follow.
 
 use super::{Machine, Mode};
-use crate::eval::{ModelSpec, SamplingSpec, Spec};
+use crate::eval::{ModelSpec, SamplingSpec, Spec, digest};
 use crate::judge::JudgeError;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -122,6 +122,24 @@ pub struct PromptSpec {
     pub tokens: usize,
     /// Digest of its tokens.
     pub digest: String,
+}
+
+impl PromptSpec {
+    /// What is stored of a prompt.
+    pub fn new(workload: &str, kind: &str, tokens: &[u32]) -> PromptSpec {
+        PromptSpec {
+            workload: workload.to_owned(),
+            kind: kind.to_owned(),
+            tokens: tokens.len(),
+            digest: tokens_digest(tokens),
+        }
+    }
+}
+
+/// 16 hexadecimal digits that tell sequences of tokens apart.
+pub(super) fn tokens_digest(tokens: &[u32]) -> String {
+    let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
+    digest(&bytes)
 }
 
 /// One run of one mode.

@@ -1,10 +1,11 @@
 //! The bench itself: round by round, prompt by prompt, the modes in an order drawn anew.
 
 use super::StepColumns;
+use super::record::tokens_digest;
 use super::{Difference, Machine, Mode, ModeSpec, PromptSpec, Read, Record, Sample, Settings};
 use crate::device::{Device, DeviceError, Request, Step, StepReport};
 use crate::engine::{AdaptiveGamma, Ended, Steps, generate};
-use crate::eval::{Decoder, ModelSpec, digest, same_drafter};
+use crate::eval::{Decoder, ModelSpec, same_drafter};
 use crate::judge::JudgeError;
 use crate::model::Model;
 use std::collections::HashMap;
@@ -282,12 +283,6 @@ fn one(
         steps: recorder.columns,
     };
     Ok(Some((sample, done.tokens)))
-}
-
-/// 16 hexadecimal digits that tell sequences of tokens apart.
-pub(super) fn tokens_digest(tokens: &[u32]) -> String {
-    let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
-    digest(&bytes)
 }
 
 fn ms(time: Duration) -> f64 {

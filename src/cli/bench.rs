@@ -406,13 +406,7 @@ fn prompts(
                     length.unwrap_or(own)
                 )));
             }
-            let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
-            let spec = PromptSpec {
-                workload: workload.clone(),
-                kind: prompt.kind.clone(),
-                tokens: tokens.len(),
-                digest: eval::digest(&bytes),
-            };
+            let spec = PromptSpec::new(workload, &prompt.kind, &tokens);
             prompts.push((spec, tokens));
         }
     }

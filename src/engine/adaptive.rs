@@ -8,9 +8,12 @@
 //! a step without a draft and c that of one more drafted token relative to it (ibid., theorem 3.8).
 //! The gamma chosen maximises E(g) / (g c + 1). Both unknowns are measured on the way: a from the
 //! nodes that verification kept and refused, T and c from the line of least squares through the
-//! times that steps took against the nodes that they drafted. So c holds what a drafted token
+//! median times of steps against the nodes that they drafted. So c holds what a drafted token
 //! really costs here, its own row in the target pass included, which is nothing where the pass
 //! waits for memory and much where it does not.
+//!
+//! What was seen is forgotten little by little, towards a hopeful acceptance rate: a text that
+//! drafts did not suit is tried again now and then.
 //!
 //! A lossless rule commits tokens of the same law whatever gamma is, so greedy output does not
 //! change, and neither does the law of sampled output: a choice depends on what was committed
@@ -20,6 +23,7 @@
 use super::Steps;
 use crate::device::{Step, StepReport, TokenReason};
 use crate::tree::Shape;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Draft lengths to choose from where a user names none; 0 is plain decoding.
@@ -30,14 +34,15 @@ pub const GAMMAS: [usize; 8] = [0, 1, 2, 3, 4, 6, 8, 12];
 const MEMORY_OF_TEXT: f64 = 1.0 - 1.0 / 32.0;
 /// What the acceptance rate of one text counts in the next.
 const MEMORY_OF_ANOTHER_TEXT: f64 = 0.25;
-/// What the time of a step counts a step later: costs change with the context, which is slowly.
-const MEMORY_OF_COSTS: f64 = 1.0 - 1.0 / 128.0;
-/// Every how many steps another gamma than the best is tried, or else the costs of other gammas
-/// (and after gamma 0 the acceptance rate) would be forgotten.
-const PROBE: usize = 16;
-/// A step that takes this many times what was expected was interrupted; it counts no more than
-/// that.
-const OUTLIER: f64 = 3.0;
+/// What it still counts after a step without a draft, in which nothing is learnt.
+const MEMORY_IDLE: f64 = 1.0 - 1.0 / 128.0;
+/// Nodes that were kept and refused before any was drafted.
+const HOPE: (f64, f64) = (3.0, 1.0);
+/// How many steps' times are remembered: costs change with the context, which is slowly.
+const TIMES: usize = 128;
+/// Every how many steps another gamma than the best is tried, twice in a row, or else the costs of
+/// other gammas would be forgotten.
+const PROBE: usize = 32;
 
 /// Chooses gamma among given ones; see the [module](self).
 #[derive(Clone, Debug)]
@@ -50,6 +55,8 @@ pub struct AdaptiveGamma {
     asked: usize,
     /// Whether the next report is the first of its sequence: a drafter then reads the prompt.
     first: bool,
+    /// Whether the step before drafted nothing: a drafter then catches up in the next.
+    idle: bool,
 }
 
 impl AdaptiveGamma {
@@ -73,6 +80,7 @@ impl AdaptiveGamma {
             costs: Costs::default(),
             asked: 0,
             first: true,
+            idle: false,
         }
     }
 
@@ -83,7 +91,7 @@ impl AdaptiveGamma {
 
     /// The relative cost c of a drafted token at present; absent before it was measured.
     pub fn relative_cost(&self) -> Option<f64> {
-        let (base, slope) = self.costs.line()?;
+        let (base, slope) = self.costs.line?;
         Some(slope / base)
     }
 
@@ -91,11 +99,11 @@ impl AdaptiveGamma {
     fn choose(&self) -> usize {
         let last = self.steps.len() - 1;
         let Some(c) = self.relative_cost() else {
-            // a line needs two points: the longest draft and the shortest, in turn
-            return if self.asked.is_multiple_of(2) {
-                last
-            } else {
-                0
+            // a line needs two points: the longest draft and the shortest by turns, twice each as
+            // the first of a sequence does not count
+            return match self.asked % 4 {
+                0 | 1 => last,
+                _ => 0,
             };
         };
         let a = self.acceptance();
@@ -105,7 +113,7 @@ impl AdaptiveGamma {
                 best = place;
             }
         }
-        if !self.asked.is_multiple_of(PROBE) {
+        if self.asked % PROBE > 1 {
             return best;
         }
         // a neighbour, the one below and the one above by turns
@@ -140,8 +148,11 @@ impl Steps for AdaptiveGamma {
         self.acceptance.add(report);
         let times = report.times;
         let seconds = (times.draft + times.target + times.verify).as_secs_f64();
-        if !std::mem::take(&mut self.first) && seconds > 0.0 {
-            self.costs.add(report.nodes as f64, seconds);
+        let first = std::mem::take(&mut self.first);
+        let before = std::mem::replace(&mut self.idle, report.nodes == 0);
+        let catches_up = before && report.nodes > 0;
+        if !first && !catches_up && seconds > 0.0 {
+            self.costs.add(report.nodes, seconds);
         }
     }
 }
@@ -177,6 +188,7 @@ struct Acceptance {
 impl Acceptance {
     fn add(&mut self, report: &StepReport) {
         if report.nodes == 0 {
+            self.fade(MEMORY_IDLE);
             return;
         }
         let is = |reasons: &[TokenReason]| {
@@ -193,52 +205,52 @@ impl Acceptance {
         self.refused *= share;
     }
 
-    /// Laplace's estimate: as if one node had been kept and one refused before.
     fn rate(&self) -> f64 {
-        (self.kept + 1.0) / (self.kept + self.refused + 2.0)
+        let (kept, refused) = (self.kept + HOPE.0, self.refused + HOPE.1);
+        kept / (kept + refused)
     }
 }
 
-/// The line through (nodes, seconds) of least squares, older points counting less.
+/// What the last steps took by the nodes that they drafted.
 #[derive(Clone, Debug, Default)]
 struct Costs {
-    weight: f64,
-    x: f64,
-    y: f64,
-    xx: f64,
-    xy: f64,
+    times: VecDeque<(usize, f64)>,
+    /// Seconds of a step without a draft, and of one more node; absent before steps of different
+    /// lengths were seen.
+    line: Option<(f64, f64)>,
 }
 
 impl Costs {
-    fn add(&mut self, nodes: f64, seconds: f64) {
-        let expected = self.line().map(|(base, slope)| base + slope * nodes);
-        let y = expected.map_or(seconds, |expected| seconds.min(OUTLIER * expected));
-        for sum in [
-            &mut self.weight,
-            &mut self.x,
-            &mut self.y,
-            &mut self.xx,
-            &mut self.xy,
-        ] {
-            *sum *= MEMORY_OF_COSTS;
+    fn add(&mut self, nodes: usize, seconds: f64) {
+        if self.times.len() == TIMES {
+            self.times.pop_front();
         }
-        self.weight += 1.0;
-        self.x += nodes;
-        self.y += y;
-        self.xx += nodes * nodes;
-        self.xy += nodes * y;
+        self.times.push_back((nodes, seconds));
+        self.line = self.fit();
     }
 
-    /// Seconds of a step without a draft, and of one more node; absent before steps of different
-    /// lengths were seen.
-    fn line(&self) -> Option<(f64, f64)> {
-        let (x, y) = (self.x / self.weight, self.y / self.weight);
-        let spread = self.xx / self.weight - x * x;
-        if spread.is_nan() || spread < 1e-3 {
+    /// The line of least squares through the median of each length, which a step that was
+    /// interrupted does not move; each median counts as often as the length was seen.
+    fn fit(&self) -> Option<(f64, f64)> {
+        let mut sorted: Vec<(usize, f64)> = self.times.iter().copied().collect();
+        sorted.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        let (mut n, mut x, mut y, mut xx, mut xy) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        for of_length in sorted.chunk_by(|a, b| a.0 == b.0) {
+            let (nodes, median) = of_length[of_length.len() / 2];
+            let (weight, nodes) = (of_length.len() as f64, nodes as f64);
+            n += weight;
+            x += weight * nodes;
+            y += weight * median;
+            xx += weight * nodes * nodes;
+            xy += weight * nodes * median;
+        }
+        let (x, y) = (x / n, y / n);
+        let spread = xx / n - x * x;
+        if spread.is_nan() || spread < 1e-9 {
             return None;
         }
         // neither a drafted token nor a step is free, whatever noise says
-        let slope = ((self.xy / self.weight - x * y) / spread).max(0.0);
+        let slope = ((xy / n - x * y) / spread).max(0.0);
         let base = (y - slope * x).max(0.05 * y);
         (base > 0.0).then_some((base, slope))
     }
@@ -292,7 +304,9 @@ mod tests {
             };
             let reasons = std::iter::repeat_n(TokenReason::Aligned, kept).chain([last]);
             let factor = self.noise.powf(2.0 * self.random.f64() - 1.0);
-            let seconds = (self.base + self.each * gamma as f64) * factor;
+            // one step in sixteen is interrupted
+            let spike = if self.random.u8(..16) == 0 { 20.0 } else { 1.0 };
+            let seconds = (self.base + self.each * gamma as f64) * factor * spike;
             StepReport {
                 committed: reasons
                     .map(|reason| Committed {
