@@ -36,8 +36,8 @@ const MEMORY_OF_TEXT: f64 = 1.0 - 1.0 / 32.0;
 const MEMORY_OF_ANOTHER_TEXT: f64 = 0.25;
 /// What it still counts after a step without a draft, in which nothing is learnt.
 const MEMORY_IDLE: f64 = 1.0 - 1.0 / 128.0;
-/// Nodes that were kept and refused before any was drafted.
-const HOPE: (f64, f64) = (3.0, 1.0);
+/// What stands for nodes kept and refused before any was drafted.
+const HOPE: (f64, f64) = (1.5, 0.5);
 /// How many steps' times are remembered: costs change with the context, which is slowly.
 const TIMES: usize = 128;
 /// Every how many steps another gamma than the best is tried, twice in a row, or else the costs of
