@@ -7,14 +7,20 @@ JUDGE_REPORT_DIR ?= target/judge-report
 FUZZ_SECONDS ?= 60
 RAY ?= ray==2.60.0
 
-.PHONY: help demo test test-long test-ray bench fuzz smollm2 judge-report clean
+# the criterion suites, one a subject, and where their figures lie
+SUITES = --bench pass --bench linear --bench attention --bench verify --bench scores \
+	--bench drafting --bench text --bench steps
+CRITERION = $${CARGO_TARGET_DIR:-target}/criterion
+
+.PHONY: help demo test test-long test-ray bench bench-quick fuzz smollm2 judge-report clean
 
 help:
 	@echo 'make demo     answer problems with the small pair in models/demo, five ways side by side'
 	@echo 'make test     formatting, lints, tests, doc tests, one short pass over every bench'
 	@echo 'make test-long the kernels at long contexts, and wide models layer by layer: minutes'
 	@echo 'make test-ray mine over a local Ray cluster, and lose a worker on the way'
-	@echo 'make bench    the benches, timed'
+	@echo 'make bench    all benches, timed, and a page of their figures in target/criterion/summary.md'
+	@echo 'make bench-quick  the criterion suites in two minutes, with the same page'
 	@echo 'make fuzz     every fuzz target, FUZZ_SECONDS=$(FUZZ_SECONDS) each'
 	@echo 'make judge-report  mine, train and decode the judge report again: hours; goes on in $(JUDGE_REPORT_DIR)'
 	@echo 'make smollm2  fetch SmolLM2-135M-Instruct into models/smollm2-135m'
@@ -49,7 +55,16 @@ test-ray: .venv/$(RAY)
 	mv .venv/making $@
 
 bench: smollm2
-	cargo bench --workspace --bench '*'
+	mkdir -p $(CRITERION) && touch $(CRITERION)/began
+	cargo bench $(SUITES)
+	cargo bench --bench limits --bench judge --bench train --bench economy
+	$(PYTHON) scripts/bench_summary.py $(CRITERION) --since $(CRITERION)/began
+
+# The same suites with a tenth of criterion's samples and time: two minutes once they are built.
+bench-quick: smollm2
+	mkdir -p $(CRITERION) && touch $(CRITERION)/began
+	cargo bench $(SUITES) -- --warm-up-time 0.1 --measurement-time 0.3 --sample-size 10 --nresamples 10000 --noplot
+	$(PYTHON) scripts/bench_summary.py $(CRITERION) --since $(CRITERION)/began
 
 # The address sanitizer is an unstable option of rustc; RUSTC_BOOTSTRAP lets the installed
 # compiler take it, so that no nightly is needed beside it.

@@ -40,7 +40,8 @@ fn main() {
     let mut read = Samples::default();
     let mut rows = [1, 8, 32, 512].map(|n| (n, Samples::default(), Samples::default()));
     for _ in 0..rounds {
-        read.time(|| read_weights(&model, threads));
+        let reading = device.read_weights().expect("a read");
+        read.0.push(reading.expect("the CPU device reads").time);
         for (n, samples, peaks) in &mut rows {
             samples.time(|| pass(&mut device, *n));
             peaks.time(|| fma_rounds_on(threads));
@@ -155,37 +156,6 @@ fn flops(model: &Model, rows: usize) -> f64 {
     let head = c.hidden_size * c.vocab_size * if rows == 512 { 1 } else { rows };
     let attention = rows * (rows + 1) / 2 * 2 * q;
     2.0 * (c.layers * (rows * layer + attention) + head) as f64
-}
-
-/// Reads every byte that a one-row pass reads, and does nothing else with it.
-fn read_weights(model: &Model, threads: usize) {
-    let weights = &model.weights;
-    let mut tensors: Vec<&[u8]> = vec![weights.head.bytes()];
-    for layer in &weights.layers {
-        tensors.extend(layer.projections().map(|(_, l)| l.weight.bytes()));
-    }
-    std::thread::scope(|scope| {
-        for t in 0..threads {
-            let tensors = &tensors;
-            scope.spawn(move || {
-                for bytes in tensors {
-                    let part = bytes.len() / threads;
-                    black_box(sum(&bytes[t * part..(t + 1) * part]));
-                }
-            });
-        }
-    });
-}
-
-/// Eight independent sums, so that nothing but memory limits it.
-fn sum(bytes: &[u8]) -> u64 {
-    let mut sums = [0u64; 8];
-    for chunk in bytes.as_chunks::<64>().0 {
-        for (s, word) in sums.iter_mut().zip(chunk.as_chunks::<8>().0) {
-            *s = s.wrapping_add(u64::from_le_bytes(*word));
-        }
-    }
-    sums.iter().fold(0, |a, b| a.wrapping_add(*b))
 }
 
 /// Rounds of one measurement of the FMA peak, about 10 ms.

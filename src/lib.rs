@@ -14,8 +14,10 @@
 //! - [`mine`]: labels for a judge, made from prompts alone
 //! - [`plot`]: pictures of curves
 //! - [`eval`]: ways to decode, compared on a task
+//! - [`bench`]: their latency, side by side
 //! - [`experiment`]: what judges buy on the demo pair
 
+pub mod bench;
 pub mod device;
 pub mod draft;
 pub mod engine;

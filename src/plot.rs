@@ -14,6 +14,10 @@
 //! assert!(svg(&[plot]).unwrap().starts_with("<svg"));
 //! ```
 
+mod bars;
+
+pub use bars::{Bars, bars_svg};
+
 use plotters::coord::Shift;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;

@@ -1,39 +1,19 @@
 //! `gavel eval`: ways to decode, compared on a task.
 
+use super::menu::{MenuArgs, items};
 use super::progress::Progress;
-use super::setup::{DrawArg, ModelArgs, SamplingArgs, chain, drafter, open_judge};
+use super::setup::ModelArgs;
 use super::usage;
 use anyhow::Context;
-use gavel::device::Draw;
-use gavel::draft::Drafter;
-use gavel::eval::{self, Decoder, Evaluation, Menu, NamedJudge, Prompting, Report};
+use gavel::eval::{self, Decoder, Evaluation, Prompting, Report};
 use gavel::judge::At;
-use gavel::model::{Model, Tokenizer};
+use gavel::model::Tokenizer;
 use gavel::output::write_atomically;
 use gavel::plot::svg;
 use gavel::task::{Checker, Grader, Limits, Problem, Sandbox, Task};
 use gavel::tree::Shape;
-use gavel::verify::Sampling;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
-
-/// What means something else in a list of rules.
-const RESERVED: [&str; 13] = [
-    "plain",
-    "tree",
-    "judge",
-    "chain",
-    "block",
-    "kl",
-    "reverse",
-    "margin",
-    "typical",
-    "threshold",
-    "sglang",
-    "topk",
-    "synthetic",
-];
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -45,18 +25,14 @@ pub struct Args {
     data: PathBuf,
     #[command(flatten)]
     model: ModelArgs,
-    /// What drafts: a model (DIR or ID), ngram or self:LAYERS; may be given several times
-    #[arg(long, value_name = "DIR|ngram|self:LAYERS")]
-    draft: Vec<String>,
+    #[command(flatten)]
+    menu: MenuArgs,
     /// Ways to decode, comma-separated: plain, tree, judge, a judge's name, chain, block,
     /// kl=D, margin=R, typical, threshold=T, sglang=SINGLE,ACCUMULATED, topk=K; behind each
     /// may stand @SHAPE or @tree. plain is always there [default: chain, tree where --tree
     /// is given, judge where --judge is]
     #[arg(long, value_name = "LIST")]
     rules: Vec<String>,
-    /// A trained judge, and the name to call it by; may be given several times
-    #[arg(long, value_name = "NAME=FILE")]
-    judge: Vec<String>,
     /// Where on their curves judges work, comma-separated: f1, r90, mid, budget=B
     /// (at most B expected harmful rescues per answer) or thresholds
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "f1")]
@@ -68,17 +44,6 @@ pub struct Args {
     /// best:NODES[xDEPTH]; comma-separated
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     tree: Vec<Shape>,
-    /// How a model drafter chooses children: sample from its law (chains), or the best (trees)
-    #[arg(long, value_name = "sample|top")]
-    draw: Option<DrawArg>,
-    /// Temperature of the drafter [default: the target's]
-    #[arg(long, value_name = "T")]
-    draft_temperature: Option<f32>,
-    /// Use judges that were trained for another target (transfer experiments)
-    #[arg(long)]
-    allow_foreign_target: bool,
-    #[command(flatten)]
-    sampling: SamplingArgs,
     /// Leave out this many problems at the beginning
     #[arg(long, value_name = "N", default_value_t = 0)]
     offset: usize,
@@ -129,7 +94,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let grader = grader(args)?;
     let target = args.model.open()?;
     let tokenizer = Tokenizer::open(&target.dir)?;
-    let menu = menu(args, &target, &tokenizer)?;
+    let menu = args
+        .menu
+        .menu(&target, &tokenizer, (&args.gamma, &args.tree, &args.theta))?;
     let rows = menu.rows(&rules(args))?;
     let mut decoders = Vec::new();
     for drafter in eval::drafters(&rows) {
@@ -161,7 +128,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             }),
         },
         grader: &grader,
-        seed: args.sampling.seed,
+        seed: args.menu.sampling.seed,
         perplexity: args.perplexity,
         context: args.model.device.context(&target),
     };
@@ -254,128 +221,20 @@ fn grader(args: &Args) -> anyhow::Result<Grader> {
     })
 }
 
-fn menu(args: &Args, target: &Arc<Model>, tokenizer: &Tokenizer) -> anyhow::Result<Menu> {
-    let sampling = args.sampling.sampling()?;
-    let draft_sampling = Sampling {
-        temperature: args.draft_temperature.unwrap_or(sampling.temperature),
-        ..sampling
-    };
-    draft_sampling.check()?;
-    let mut drafters: Vec<(String, Drafter)> = Vec::new();
-    for name in &args.draft {
-        drafters.push((name.clone(), drafter(name, target)?));
-    }
-    for &gamma in &args.gamma {
-        chain(gamma)?;
-    }
-    let mut judges: Vec<NamedJudge> = Vec::new();
-    for item in &args.judge {
-        let (name, path) = named(item)?;
-        if RESERVED.contains(&&*name) || judges.iter().any(|j| j.name == name) {
-            return Err(usage(format!(
-                "--judge {item}: the name '{name}' is taken, expected another (NAME=FILE)"
-            )));
-        }
-        let mut judge = None;
-        // a judge must fit every drafter whose nodes it scores
-        for (_, drafter) in &drafters {
-            let opened = open_judge(&path, target, drafter, args.allow_foreign_target);
-            judge = Some(opened.with_context(|| format!("--judge {item}"))?);
-        }
-        let judge = judge.ok_or_else(|| {
-            usage(format!(
-                "--judge {item}: found no drafter, expected one (--draft)"
-            ))
-        })?;
-        judges.push(NamedJudge { name, judge });
-    }
-    Ok(Menu {
-        drafters,
-        gammas: args.gamma.clone(),
-        trees: args.tree.clone(),
-        judges,
-        thetas: args.theta.clone(),
-        draw: args.draw.map(|draw| match draw {
-            DrawArg::Sample => Draw::Sampled,
-            DrawArg::Top => Draw::Top,
-        }),
-        draft_sampling,
-        sampling,
-        guard: args.sampling.guard(target, tokenizer)?,
-    })
-}
-
-/// A judge's name and file: `NAME=FILE`, or a file that is called by its stem.
-fn named(item: &str) -> anyhow::Result<(String, PathBuf)> {
-    if let Some((name, file)) = item.split_once('=') {
-        if name.is_empty() || file.is_empty() || name.contains(['@', ',', '/']) {
-            return Err(usage(format!(
-                "--judge {item}: expected NAME=FILE, the name without '@', ',' and '/'"
-            )));
-        }
-        return Ok((name.to_owned(), file.into()));
-    }
-    let path = PathBuf::from(item);
-    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
-    let name = stem.filter(|s| !s.contains(['@', ',']));
-    let name = name.ok_or_else(|| usage(format!("--judge {item}: expected NAME=FILE")))?;
-    Ok((name, path))
-}
-
 /// The list of rules, plain decoding first.
 fn rules(args: &Args) -> Vec<String> {
     let mut rules = vec!["plain".to_owned()];
     if args.rules.is_empty() {
-        if !args.draft.is_empty() {
+        if !args.menu.draft.is_empty() {
             rules.push("chain".to_owned());
         }
         if !args.tree.is_empty() {
             rules.push("tree".to_owned());
         }
-        if !args.judge.is_empty() {
+        if !args.menu.judge.is_empty() {
             rules.push("judge".to_owned());
         }
     }
     rules.extend(args.rules.iter().flat_map(|list| items(list)));
     rules
-}
-
-/// The items of a list: a comma ends one where a name follows; the values of a rule, such as
-/// those of `sglang=0.9,0.8`, stay together.
-fn items(list: &str) -> Vec<String> {
-    let mut items: Vec<String> = Vec::new();
-    for part in list.split(',') {
-        // the last value of a rule may have its shape behind it
-        let value = part.split('@').next().unwrap_or_default().trim();
-        let continues = value == "reverse" || value.parse::<f64>().is_ok();
-        match items.last_mut() {
-            Some(last) if continues => last.extend([",", part]),
-            _ => items.push(part.to_owned()),
-        }
-    }
-    items.retain(|i| !i.trim().is_empty());
-    items
-}
-
-#[cfg(test)]
-mod tests {
-    use super::items;
-
-    #[test]
-    fn a_list_of_rules_keeps_the_values_of_a_rule_together() {
-        let table: [(&str, &[&str]); 6] = [
-            ("plain,chain", &["plain", "chain"]),
-            ("sglang=0.9,0.8,chain", &["sglang=0.9,0.8", "chain"]),
-            ("kl=0.5,reverse,tree", &["kl=0.5,reverse", "tree"]),
-            ("kl=0.5,reverse@4x2,block", &["kl=0.5,reverse@4x2", "block"]),
-            (
-                "typical=0.1,0.2@12,mine=f1",
-                &["typical=0.1,0.2@12", "mine=f1"],
-            ),
-            ("chain,,", &["chain"]),
-        ];
-        for (list, expected) in table {
-            assert_eq!(items(list), expected, "{list}");
-        }
-    }
 }

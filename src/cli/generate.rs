@@ -67,6 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         sequence: 0,
     };
     let interrupted = on_interrupt()?;
+    let mut steps = args.draft.steps(&step);
     let mut output = TextOutput::new(tokenizer.stream(), &args.stop);
     let mut text = String::new();
     let mut show = |trimmed: &str| -> std::io::Result<()> {
@@ -97,7 +98,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             }
         };
         waiting_for_prompt(request.prompt.len(), || {
-            generate(device.as_mut(), &request, &step, on_tokens)
+            generate(device.as_mut(), &request, steps.as_mut(), on_tokens)
         })?
     };
     shown.context("standard output")?;
@@ -116,7 +117,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             "prompt_tokens": request.prompt,
             "finish": finish,
             "rule": step.policy.rule.to_string(),
-            "shape": step.shape.to_string(),
+            "shape": args.draft.shape_name(&step),
             "device": device.describe(),
             "stats": generation.stats,
             "peak_memory_bytes": peak_memory(),

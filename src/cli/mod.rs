@@ -3,6 +3,7 @@
 //! Text goes to standard output as it is made, everything else to standard error.
 //! Exit codes: 0 done, 2 wrong usage or input, 1 anything else.
 
+mod bench;
 mod demo;
 mod eval;
 mod experiment;
@@ -10,6 +11,7 @@ mod generate;
 mod info;
 mod judge;
 mod logits;
+mod menu;
 mod progress;
 mod setup;
 
@@ -36,6 +38,8 @@ enum Command {
     Info(info::Args),
     /// Compare ways to decode on a task: accuracy against draft tokens kept
     Eval(Box<eval::Args>),
+    /// Latency of ways to decode, side by side: plain, chain, block, tree, judged
+    Bench(Box<bench::Args>),
     /// What judges buy on the demo pair: experiments, each with its part of a report
     Experiment(experiment::Args),
     /// Answer word problems with every kind of decoding, side by side
@@ -59,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Judge(args) => judge::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Experiment(args) => experiment::run(&args),
         Command::Demo(args) => demo::run(&args),
     };
@@ -75,7 +80,7 @@ pub fn main() -> ExitCode {
 /// Whether the user's input or usage is at fault, rather than the machine.
 fn is_input(error: &anyhow::Error) -> bool {
     use gavel::experiment::ExperimentError;
-    use gavel::{device, eval, judge, mine, model, task, tree, verify};
+    use gavel::{bench, device, eval, judge, mine, model, task, tree, verify};
     error.chain().any(|cause| {
         cause.is::<Usage>()
             || cause.is::<model::ModelError>()
@@ -97,6 +102,10 @@ fn is_input(error: &anyhow::Error) -> bool {
                 .downcast_ref::<mine::MineError>()
                 .is_some_and(mine::MineError::is_input)
             || cause.is::<eval::RowsError>()
+            || cause.is::<bench::PromptError>()
+            || cause.is::<bench::RecordError>()
+            || cause.is::<bench::CompareError>()
+            || cause.is::<bench::PictureError>()
             || matches!(cause.downcast_ref(), Some(ExperimentError::Input { .. }))
             || cause
                 .downcast_ref::<eval::EvalError>()

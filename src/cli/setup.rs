@@ -5,6 +5,7 @@ use anyhow::Context;
 use clap::Args;
 use gavel::device::{Device, Draw, Setup, Step, cpu::Cpu, cuda::Cuda};
 use gavel::draft::{Drafter, Ngram};
+use gavel::engine::{AdaptiveGamma, GAMMAS, Steps};
 use gavel::judge::{At, Judge};
 use gavel::model::{Model, Tokenizer};
 use gavel::tree::Shape;
@@ -50,9 +51,10 @@ pub struct DraftArgs {
         value_name = "DIR|ngram|self:LAYERS|none"
     )]
     pub draft: String,
-    /// Draft a chain of this many tokens [default: 4]
-    #[arg(long, value_name = "N", conflicts_with = "tree")]
-    pub gamma: Option<usize>,
+    /// Draft a chain of this many tokens, or auto: as many as promise the most tokens a second, by
+    /// the acceptance rate and the times measured on the way [default: 4]
+    #[arg(long, value_name = "N|auto", conflicts_with = "tree")]
+    pub gamma: Option<Gamma>,
     /// Draft a tree: children per level such as 4x2x2x1, or best:NODES[xDEPTH]
     #[arg(long, value_name = "SPEC")]
     pub tree: Option<Shape>,
@@ -62,6 +64,28 @@ pub struct DraftArgs {
     /// Temperature of the drafter [default: the target's]
     #[arg(long, value_name = "T")]
     pub draft_temperature: Option<f32>,
+}
+
+/// The length of chains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gamma {
+    Fixed(usize),
+    /// Chosen step by step.
+    Auto,
+}
+
+impl std::str::FromStr for Gamma {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Gamma, String> {
+        match text {
+            "auto" => Ok(Gamma::Auto),
+            _ => text
+                .parse()
+                .map(Gamma::Fixed)
+                .map_err(|_| format!("'{text}' is neither a number of tokens nor auto")),
+        }
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -92,7 +116,7 @@ pub struct PolicyArgs {
 }
 
 /// How the target samples, and what no rule may touch.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct SamplingArgs {
     /// Tokens that a rule may not rescue beyond end-of-sequence and special ones: digits
     /// and token ids, comma-separated; or none, to guard nothing at all
@@ -178,9 +202,34 @@ impl DraftArgs {
             _ if self.draft == "none" => Ok(Shape::NONE),
             (Some(tree), _) => Ok(tree.clone()),
             // read as a shape is, so that the limits are the same
-            (None, Some(gamma)) => chain(gamma),
-            (None, None) => Ok(Shape::Chain(4)),
+            (None, Some(Gamma::Fixed(gamma))) => chain(gamma),
+            (None, Some(Gamma::Auto) | None) => Ok(Shape::Chain(4)),
         }
+    }
+
+    /// How reports write the shape.
+    pub fn shape_name(&self, step: &Step) -> String {
+        match self.gamma {
+            Some(Gamma::Auto) => "auto".to_owned(),
+            _ => step.shape.to_string(),
+        }
+    }
+
+    /// What decides the steps: one that is repeated, or a chooser of gamma.
+    pub fn steps(&self, step: &Step) -> Box<dyn Steps> {
+        match self.gamma {
+            Some(Gamma::Auto) => Box::new(AdaptiveGamma::new(step, &GAMMAS)),
+            _ => Box::new(Repeated(step.clone())),
+        }
+    }
+}
+
+/// The same step again and again.
+struct Repeated(Step);
+
+impl Steps for Repeated {
+    fn next(&mut self) -> &Step {
+        &self.0
     }
 }
 

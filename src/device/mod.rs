@@ -192,6 +192,15 @@ pub struct MemoryPlan {
     pub kv: usize,
 }
 
+/// A plain read of memory that was timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Bytes read.
+    pub bytes: usize,
+    /// What it took.
+    pub time: Duration,
+}
+
 /// What can go wrong on a device.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -343,6 +352,13 @@ pub trait Device: Send {
     /// What else `gavel info` has to say of it: names and values.
     fn details(&self) -> Vec<(String, String)> {
         Vec::new()
+    }
+
+    /// Reads what a one-row pass of the target reads of its weights, as fast as this device can and
+    /// without computing anything of it: the limit of a pass, to be measured beside passes.
+    /// `None` where a device has no way to tell.
+    fn read_weights(&mut self) -> Result<Option<Reading>, DeviceError> {
+        Ok(None)
     }
 
     /// Forgets the sequence before and reads a new prompt.

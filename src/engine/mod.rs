@@ -1,12 +1,14 @@
 //! The loop: enqueue, read, stop.
 
+mod adaptive;
 mod stats;
 mod text;
 
+pub use adaptive::{AdaptiveGamma, GAMMAS, expected_tokens};
 pub use stats::Stats;
 pub use text::{TextOutput, Trimmed};
 
-use crate::device::{Committed, Device, DeviceError, Finish, Request, Step};
+use crate::device::{Committed, Device, DeviceError, Finish, Request, Step, StepReport};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -33,28 +35,62 @@ pub struct Generation {
     pub stats: Stats,
 }
 
+/// What decides the steps of a generation: a [`Step`] that is repeated, or [`AdaptiveGamma`].
+pub trait Steps {
+    /// A sequence begins.
+    fn start(&mut self) {}
+
+    /// The step to enqueue next. Steps before it may be in flight still.
+    fn next(&mut self) -> &Step;
+
+    /// What a step did, in the order of the steps.
+    fn done(&mut self, _report: &StepReport) {}
+}
+
+impl Steps for &Step {
+    fn next(&mut self) -> &Step {
+        self
+    }
+}
+
+impl<S: Steps + ?Sized> Steps for &mut S {
+    fn start(&mut self) {
+        (**self).start();
+    }
+
+    fn next(&mut self) -> &Step {
+        (**self).next()
+    }
+
+    fn done(&mut self, report: &StepReport) {
+        (**self).done(report);
+    }
+}
+
 /// Decodes one sequence. `on_tokens` sees what each step committed, as soon as it is
 /// known, and may end the sequence.
 pub fn generate(
     device: &mut dyn Device,
     request: &Request,
-    step: &Step,
+    mut steps: impl Steps,
     mut on_tokens: impl FnMut(&[Committed]) -> ControlFlow<()>,
 ) -> Result<Generation, DeviceError> {
     let began = Instant::now();
     device.start(request)?;
+    steps.start();
     let mut stats = Stats::new(request.prompt.len(), began.elapsed());
     let mut tokens = Vec::new();
     let mut tickets = std::collections::VecDeque::new();
     let ended = loop {
         while tickets.len() < IN_FLIGHT {
-            tickets.push_back(device.enqueue(step)?);
+            tickets.push_back(device.enqueue(steps.next())?);
         }
         let Some(ticket) = tickets.pop_front() else {
             unreachable!("a ticket was just queued");
         };
         let report = device.read(ticket)?;
         stats.add(&report, began.elapsed());
+        steps.done(&report);
         tokens.extend(report.committed.iter().map(|c| c.token));
         let flow = on_tokens(&report.committed);
         if let Some(finish) = report.finish {

@@ -177,7 +177,7 @@ pub fn drafters(rows: &[Row]) -> Vec<Drafter> {
     found
 }
 
-fn same_drafter(a: &Drafter, b: &Drafter) -> bool {
+pub(crate) fn same_drafter(a: &Drafter, b: &Drafter) -> bool {
     draft_name(a) == draft_name(b)
 }
 

@@ -8,6 +8,7 @@ mod drafting;
 mod forward;
 mod linear;
 mod lines;
+mod reading;
 mod simd;
 mod team;
 
@@ -15,7 +16,7 @@ use super::sequence::{
     Queue, Sequence, check_context, check_judge, check_pass, check_prompt, check_step, rooted,
 };
 use super::{
-    Device, DeviceError, Logits, MemoryPlan, PassOutput, Request, Setup, Step, StepReport,
+    Device, DeviceError, Logits, MemoryPlan, PassOutput, Reading, Request, Setup, Step, StepReport,
     StepTimes, Ticket, Want,
 };
 use crate::draft::Drafter;
@@ -24,6 +25,7 @@ use crate::tree::{MAX_ROWS, TokenTree};
 use crate::verify::{Inputs, Philox, Rows, verify};
 use drafting::{Ask, Draft, ModelDrafter};
 use forward::{Activations, Forward};
+use reading::read_weights;
 use simd::Isa;
 use std::ops::Range;
 use std::time::Instant;
@@ -243,6 +245,10 @@ impl Device for Cpu {
             }
         }
         MemoryPlan { weights, kv }
+    }
+
+    fn read_weights(&mut self) -> Result<Option<Reading>, DeviceError> {
+        Ok(Some(read_weights(&self.team, &self.target.model)))
     }
 
     fn start(&mut self, request: &Request) -> Result<(), DeviceError> {
