@@ -88,6 +88,7 @@ pub fn greedy(shape: Shape, rule: Rule) -> Step {
         draft_sampling: Sampling::GREEDY,
         judge: None,
         policy: Arc::new(Policy::new(Sampling::GREEDY, rule)),
+        log_probabilities: false,
     }
 }
 

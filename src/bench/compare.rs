@@ -151,7 +151,7 @@ pub fn compare(a: &Record, b: &Record) -> Result<Comparison, CompareError> {
             });
         }
         for &(in_a, in_b) in &modes {
-            let figures: [(&'static str, fn(&Sample) -> Option<f64>); 2] = [
+            let figures: [(&'static str, Figure); 2] = [
                 ("ms/token", Sample::token_ms),
                 ("first token, ms", Sample::first_token_ms),
             ];
@@ -178,6 +178,9 @@ pub fn compare(a: &Record, b: &Record) -> Result<Comparison, CompareError> {
         notes: notes(a, b, shared.len(), modes.len()),
     })
 }
+
+/// A time of a sample.
+type Figure = fn(&Sample) -> Option<f64>;
 
 /// Places in both of the prompts that are the same.
 fn shared_prompts(a: &Record, b: &Record) -> Vec<(usize, usize)> {

@@ -418,6 +418,7 @@ mod tests {
                 draft_sampling: sampling,
                 judge: None,
                 policy: Arc::new(Policy::new(sampling, rule)),
+                log_probabilities: false,
             },
         })
     }

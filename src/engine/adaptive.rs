@@ -270,6 +270,7 @@ mod tests {
             draft_sampling: Sampling::GREEDY,
             judge: None,
             policy: Arc::new(Policy::new(Sampling::GREEDY, Rule::Chain)),
+            log_probabilities: false,
         }
     }
 
@@ -313,6 +314,7 @@ mod tests {
                         token: 0,
                         reason,
                         acceptability: None,
+                        log_probability: None,
                     })
                     .collect(),
                 nodes: gamma,

@@ -129,8 +129,10 @@ fn prompt(vocabulary: usize) -> Vec<u32> {
         .collect()
 }
 
+/// On the fixtures that the environment names.
 fn speculation_on_fixtures() {
-    for name in ["llama-odd", "qwen3-qknorm", "qwen2-bias"] {
+    let names = std::env::var("GAVEL_TEST_FIXTURES").expect("set by the parent");
+    for name in names.split(',') {
         let target = open(&fixture(name));
         let prompt = prompt(target.config.vocab_size);
         let mut plain = device(&target, Drafter::None);
@@ -169,15 +171,73 @@ fn speculation_on_fixtures() {
 fn greedy_speculation_has_the_bits_of_plain_decoding() {
     let test = "step::greedy_speculation_has_the_bits_of_plain_decoding";
     let runs = [
-        [("SOFTCUDA_SEED", "0"), ("SOFTCUDA_MMA", "sequential")],
-        [("SOFTCUDA_SEED", "5"), ("SOFTCUDA_MMA", "groups8")],
-        [("SOFTCUDA_SEED", "23"), ("SOFTCUDA_MMA", "groups16")],
+        ("llama-odd", "0", "sequential"),
+        ("qwen3-qknorm", "5", "groups8"),
+        ("qwen2-bias", "23", "groups16"),
     ];
-    for run in runs {
-        if with_driver(test, |_| softcuda(), &run, speculation_on_fixtures).is_none() {
+    for (fixture, seed, mma) in runs {
+        let env = [
+            ("GAVEL_TEST_FIXTURES", fixture),
+            ("SOFTCUDA_SEED", seed),
+            ("SOFTCUDA_MMA", mma),
+        ];
+        if with_driver(test, |_| softcuda(), &env, speculation_on_fixtures).is_none() {
             return;
         }
     }
+}
+
+#[test]
+#[ignore = "minutes; `make test-long`"]
+fn greedy_speculation_has_the_bits_of_plain_decoding_everywhere() {
+    let test = "step::greedy_speculation_has_the_bits_of_plain_decoding_everywhere";
+    let fixtures = FIXTURES.join(",");
+    for mma in ["sequential", "groups8", "groups16"] {
+        for overlap in ["early", "interleaved", "late"] {
+            for seed in ["0", "1", "2", "3"] {
+                let env = [
+                    ("GAVEL_TEST_FIXTURES", &*fixtures),
+                    ("SOFTCUDA_SEED", seed),
+                    ("SOFTCUDA_MMA", mma),
+                    ("SOFTCUDA_OVERLAP", overlap),
+                ];
+                if with_driver(test, |_| softcuda(), &env, speculation_on_fixtures).is_none() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// SmolLM2 with both of its drafters: chains and trees against plain decoding.
+fn smollm2_pair() {
+    let target = open(&crate::counting::smollm2());
+    let prompt: Vec<u32> = (0..24).map(|i| 900 + i % 7 * 31).collect();
+    let mut plain = device(&target, Drafter::None);
+    let request = request(&prompt, 10);
+    let expected = decode(&mut plain, &request, &[greedy("0")]).expect("plain decoding");
+    drop(plain);
+    for drafter in [Drafter::Ngram(Ngram::default()), own_layers(&target, 8)] {
+        let mut device = device(&target, drafter);
+        for shape in ["4", "2x2"] {
+            let found = decode(&mut device, &request, &[greedy(shape)]).expect("a run");
+            assert_eq!(exact(&found.0), exact(&expected.0), "{shape}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "minutes; `make test-long`"]
+fn smollm2_decodes_with_its_drafters() {
+    let test = "step::smollm2_decodes_with_its_drafters";
+    with_driver(test, |_| softcuda(), &[], smollm2_pair);
+}
+
+#[test]
+#[ignore = "minutes; `make test-long`"]
+fn thousands_of_generations_leave_memory_as_it_was() {
+    let test = "step::thousands_of_generations_leave_memory_as_it_was";
+    with_driver(test, |_| softcuda(), &[], || many(3000));
 }
 
 /// The demo pair on both devices: every rule, chains and trees, greedy and sampled.
@@ -191,7 +251,7 @@ fn demo_pair() {
         top_p: 0.95,
     };
     let prompt: Vec<u32> = vec![1, 50, 37, 300, 301, 45, 320, 18, 77, 290, 36];
-    let request = request(&prompt, 20);
+    let request = request(&prompt, 16);
     let ways: Vec<(&str, Rule, Sampling, Draw)> = vec![
         ("4", Rule::Chain, Sampling::GREEDY, Draw::Sampled),
         ("2x2x1", Rule::Chain, Sampling::GREEDY, Draw::Top),
@@ -270,7 +330,7 @@ fn demo_pair() {
             log_probabilities: true,
         };
         let said = format!("{shape}, {rule}, temperature {}", sampling.temperature);
-        let (of_cpu, end) = decode(&mut cpu, &request, &[step.clone()]).expect("a run");
+        let (of_cpu, end) = decode(&mut cpu, &request, std::slice::from_ref(&step)).expect("a run");
         let (of_cuda, end_too) = decode(&mut cuda, &request, &[step]).expect("a run");
         assert_eq!(tokens(&of_cuda), tokens(&of_cpu), "{said}");
         assert_eq!(end_too, end, "{said}");

@@ -80,6 +80,7 @@ struct Pending {
     /// Which report of the sequence it writes.
     report: usize,
     log_probabilities: bool,
+    /// When it was enqueued.
     since: Instant,
 }
 
@@ -110,6 +111,8 @@ pub struct Stepper {
     /// results that were fetched before anybody asked
     fetched: VecDeque<Result<StepReport, DeviceError>>,
     launched: usize,
+    /// when the last report came
+    reported: Instant,
     /// committed tokens, as far as reports were fetched
     length: usize,
     started: bool,
@@ -170,6 +173,7 @@ impl Stepper {
             pending: VecDeque::new(),
             fetched: VecDeque::new(),
             launched: 0,
+            reported: Instant::now(),
             length: 0,
             started: false,
             lags: false,
@@ -342,6 +346,8 @@ impl Stepper {
         for (to, word) in to.iter_mut().zip(words) {
             *to = word.load(Ordering::Acquire);
         }
+        let ended = Instant::now();
+        let before = std::mem::replace(&mut self.reported, ended);
         let count = (report.committed.max(0) as usize).min(STEP_ROWS);
         self.length += count;
         target.len = self.length - 1;
@@ -358,8 +364,9 @@ impl Stepper {
                     3 => Some(Finish::Context),
                     _ => None,
                 },
+                // the host sees no more than when a step ended
                 times: StepTimes {
-                    target: pending.since.elapsed(),
+                    target: ended - pending.since.max(before),
                     ..StepTimes::default()
                 },
             }),
