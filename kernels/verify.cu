@@ -469,7 +469,8 @@ struct Verifier {
                 default: return -1;
             }
             if (leader) verdict.acceptability[node] = value;
-            const float logit = z[token];
+            // margin rescues the runner-up alone
+            const float logit = policy.rule == Policy::MARGIN ? top.second : z[token];
             if (reached && (chosen < 0 || value > chosen_value || (value == chosen_value && logit > chosen_logit)))
                 chosen = node, chosen_value = value, chosen_logit = logit;
         }
@@ -524,7 +525,8 @@ struct Verifier {
                 if (samples) settle(row, p, s);
                 if (end) break;
                 const int token = children.token(node);
-                const u64 own = integer(weight(p, token, z[token]));
+                // where one token has all weight, as in greedy decoding, no logit is read
+                const u64 own = integer(weight(p, token, p.only < 0 ? z[token] : 0.0f));
                 const bool removed = !samples && token != spared && children.among(first, tested, token);
                 const bool alone = policy.rule == Policy::SYNTHETIC && !guarded(token, top.token);
                 float chance = 0.0f;
@@ -634,7 +636,8 @@ struct Verifier {
                 const Draft q = drawn_from(at);
                 const float drawn = ratio(weight_in(q.law, at, token), q.total);
                 if (drawn <= 0.0f) return fail(Verdict::NOT_DRAWN, at);
-                const float kept = prefix * (ratio(integer(weight(p, token, target(at)[token])), p.total) / drawn);
+                const u64 own = integer(weight(p, token, p.only < 0 ? target(at)[token] : 0.0f));
+                const float kept = prefix * (ratio(own, p.total) / drawn);
                 prefix = kept < 1.0f ? kept : 1.0f;
                 // at 0 it stays, and so does every h that follows
                 if (prefix > 0.0f) {

@@ -500,6 +500,11 @@ fn a_step_is_one_launch_and_leaves_the_host_alone() {
         let told = &long.kernels["verify"].counts.memory["reports"];
         let bytes = told.bytes_written as usize / verified(&long) as usize;
         assert!(bytes <= 1024, "{what}: {bytes} bytes a step");
+        // greedy decoding reads the parts of the LM head, and no logits
+        let verify = &long.kernels["verify"].counts.memory;
+        assert!(verify["best logits"].bytes_read > 0, "{what}");
+        let logits = verify.get("logits").map_or(0, |t| t.bytes_read);
+        assert_eq!(logits, 0, "{what}");
         // launches beyond those of passes, each of which begins with embed
         let of = |r: &Report, kernel: &str| r.kernels.get(kernel).map_or(0, |k| k.launches);
         let more = |kernel: &str| of(&long, kernel) - of(&short, kernel);
