@@ -3,7 +3,7 @@
 
 namespace {
 
-constexpr int THREADS = 1024;
+constexpr int THREADS = 512;
 constexpr int PLACES = 32;  // that are tried
 
 // Puts one continuation after the other into the tree, common beginnings once; one warp.
@@ -39,7 +39,7 @@ struct Merge {
 // Proposes what followed the last n tokens where they stood before: the largest n of
 // shortest..=longest first, of several places the latest. The tree, and the target's rows for it.
 //
-// Grid: one block of 1024. Bytes: four a token of the history for each place that is tried (one, for a
+// Grid: one block of 512. Bytes: four a token of the history for each place that is tried (one, for a
 // chain), and as many for each token that agrees.
 // Neighbours: verify left the history and the tree's room; the target's pass reads the rows.
 extern "C" __global__ void __launch_bounds__(THREADS) ngram(const Lookup* at) {

@@ -2,12 +2,14 @@
 
 use crate::process::{softcuda, use_driver};
 use crate::widths::{Fill, LLAMA_3B, LLAMA_70B, Widths};
-use gavel::device::cuda::{need, plan::Chip};
+use gavel::device::Setup;
+use gavel::device::cuda::{needs, plan::Chip};
+use gavel::draft::Drafter;
 use gavel::model::Model;
-use gavel::tree::MAX_ROWS;
 use softcuda::report::Report;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 /// `gavel logits --device cuda` of a model that lies in `folder`, on a software device.
 fn logits(folder: &Path, driver: &Path, device: &str, context: usize) -> Output {
@@ -55,8 +57,13 @@ fn what_does_not_fit_is_refused_with_both_figures_before_anything_is_loaded() {
         let output = logits(folder.path(), &softcuda(), device, context);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{}: {said}", widths.name);
-        let model = Model::open(folder.path()).expect("a model");
-        let need = need(&model, context + MAX_ROWS, chip, false);
+        let setup = Setup {
+            target: Arc::new(Model::open(folder.path()).expect("a model")),
+            drafter: Drafter::None,
+            context,
+            threads: 1,
+        };
+        let need = needs(&setup, chip);
         assert!(
             need.weights < free || context == 1024,
             "the context alone is too much"

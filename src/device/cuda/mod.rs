@@ -44,6 +44,31 @@ pub fn images() -> impl Iterator<Item = &'static str> {
     image::IMAGES.iter().map(|image| image.name)
 }
 
+/// Positions that a draft model has; 0 where there is none.
+fn draft_context(setup: &Setup) -> usize {
+    let draft = setup.drafter.model();
+    draft.map_or(0, |d| setup.context.min(d.config.max_positions))
+}
+
+/// Whether the draft model is the target's own first layers, which lie on the device once.
+fn shares(setup: &Setup) -> bool {
+    let draft = setup.drafter.model();
+    draft.is_some_and(|d| d.dir == setup.target.dir)
+}
+
+/// What target, drafter and steps take of a GPU's memory.
+pub fn needs(setup: &Setup, chip: plan::Chip) -> Need {
+    let mut needed = need(&setup.target, setup.context + MAX_ROWS, chip, false);
+    needed.workspace += step::bytes(setup.context);
+    match setup.drafter.model() {
+        None => needed,
+        Some(draft) => {
+            let positions = draft_context(setup) + MAX_ROWS;
+            needed.and(need(draft, positions, chip, shares(setup)))
+        }
+    }
+}
+
 /// A target with its drafter on a GPU.
 pub struct Cuda {
     gpu: Arc<Gpu>,
@@ -61,18 +86,10 @@ impl Cuda {
     pub fn open(setup: &Setup, ordinal: usize) -> Result<Cuda, DeviceError> {
         check_context(setup)?;
         let gpu = Gpu::open(ordinal)?;
-        let chip = chip(&gpu);
+        let draft_context = draft_context(setup);
+        let shares = shares(setup);
+        needs(setup, chip(&gpu)).check(gpu.free_bytes()?, setup.context)?;
         let positions = setup.context + MAX_ROWS;
-        let mut needed = need(&setup.target, positions, chip, false);
-        needed.workspace += step::bytes(setup.context);
-        let draft = setup.drafter.model();
-        let draft_context = draft.map_or(0, |d| setup.context.min(d.config.max_positions));
-        // the target's own first layers lie on the device once
-        let shares = draft.is_some_and(|d| d.dir == setup.target.dir);
-        if let Some(draft) = draft {
-            needed = needed.and(need(draft, draft_context + MAX_ROWS, chip, shares));
-        }
-        needed.check(gpu.free_bytes()?, setup.context)?;
         let target = Forward::load(&gpu, setup.target.clone(), positions, None)?;
         let drafting = match &setup.drafter {
             Drafter::None => Drafting::None,

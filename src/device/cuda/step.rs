@@ -35,6 +35,8 @@ const MAX_STOPS: usize = 256;
 const MAX_GRAPHS: usize = 32;
 /// Rows of a draft model's first pass in a step: what the target supplied, and an accepted leaf.
 const CATCH_UP: usize = 2;
+/// Threads of ngram's block.
+const NGRAM_THREADS: usize = 512;
 /// Static shared memory of verify and draft, rounded up.
 const STATIC_SHARED: usize = 16 << 10;
 /// Dynamic shared memory that they ask for at most.
@@ -604,7 +606,10 @@ impl Stepper {
             if lookup > 0 {
                 let args = [Arg::Ptr(lookup)];
                 // SAFETY: ngram.cu's parameter; the buffers live as long as the graph.
-                unsafe { self.gpu.launch(self.ngram, [1, 1, 1], 1024, 0, &args)? };
+                unsafe {
+                    self.gpu
+                        .launch(self.ngram, [1, 1, 1], NGRAM_THREADS, 0, &args)?
+                };
             }
             let rows = 1 + if drafts { shape.nodes() } else { 0 };
             target.enqueue_pass(rows, true, judge.as_ref().map(|j| &*j.target))?;
