@@ -736,7 +736,7 @@ fn angles(c: &Config, positions: usize) -> Vec<f32> {
 struct Slots {
     /// Of the row itself.
     position: usize,
-    /// The first position that lies elsewhere.
+    /// The first position that lies elsewhere, or the one after the row's own.
     shared: usize,
     /// Slots of the positions shared..=position.
     path: Vec<usize>,
@@ -770,9 +770,11 @@ fn fit(slots: &[Slots]) -> usize {
     let (mut shared, mut last) = (usize::MAX, 0);
     let mut some = slots.iter().take(MAX_ROWS);
     let mut fits = |s: &Slots| {
-        shared = shared.min(s.shared);
+        if !s.path.is_empty() {
+            shared = shared.min(s.shared);
+        }
         last = last.max(s.position + 1);
-        last - shared <= MAX_PATH
+        last.saturating_sub(shared) <= MAX_PATH
     };
     some.position(|s| !fits(s))
         .unwrap_or(slots.len().min(MAX_ROWS))
@@ -781,7 +783,9 @@ fn fit(slots: &[Slots]) -> usize {
 /// What the rows of a sweep are, the first of them in slot `base`, and the slots of the positions
 /// that lie elsewhere.
 fn views(tokens: &[u32], slots: &[Slots], base: usize) -> (Rows, Vec<i32>) {
-    let shared = slots.iter().map(|s| s.shared).min().unwrap_or(base);
+    let strays = slots.iter().filter(|s| !s.path.is_empty());
+    let shared = strays.map(|s| s.shared).min();
+    let shared = shared.unwrap_or(base + slots.len());
     let mut rows = Rows::zeroed();
     rows.rows = slots.len() as i32;
     rows.base = base as i32;
