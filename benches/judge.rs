@@ -151,9 +151,7 @@ fn step(target: &Model, head: &str) -> Step {
         Some(_) => Rule::Judge { theta: 0.5 },
     };
     Step {
-        shape: Shape::Chain(GAMMA),
         draw: Draw::Top,
-        draft_sampling: Sampling::GREEDY,
         judge: head.map(|head| {
             Arc::new(Judge {
                 head,
@@ -168,8 +166,7 @@ fn step(target: &Model, head: &str) -> Step {
                 curve: Vec::new(),
             })
         }),
-        policy: Arc::new(Policy::new(Sampling::GREEDY, rule)),
-        log_probabilities: false,
+        ..Step::new(Shape::Chain(GAMMA), Policy::new(Sampling::GREEDY, rule))
     }
 }
 

@@ -3,15 +3,15 @@
 #include "step.cuh"
 
 // The rows of a pass over nodes first.. of a tree below `length` committed tokens, after `root`, the
-// last of these, or without it where that is negative. All threads of a block; the caller synchronises before.
+// last of these, or without it where that is negative. All threads of a block; the caller synchronises
+// before.
 //
 // Node n lies in slot length + n. In a chain that is its position; in a tree each row names the slots
 // of its own branch, which begins at position `length`.
 __device__ __forceinline__ void fill_rows(Rows* to, int* paths, const Tree& tree, int first, int count, int root,
                                           int length, int logits_at) {
-    const auto bends = [&](int n) { return n < tree.nodes && tree.parent[n] != n - 1; };
     bool bent = false;
-    for (int n = threadIdx.x; n < tree.nodes; n += blockDim.x) bent |= bends(n);
+    for (int n = threadIdx.x; n < tree.nodes; n += blockDim.x) bent |= tree.parent[n] != n - 1;
     const bool chain = !__syncthreads_or(bent);
     const int roots = root >= 0;
     const int rows = count + roots;
@@ -78,8 +78,8 @@ __device__ __forceinline__ void begin_rows(const Commit& c, const Sequence& s, c
 }
 
 // Commits a verdict, reports it and prepares the next step. One block, after all others have read the
-// sequence, the tree and the stream of its random numbers.
-// `log_probability(i)`, asked by all threads, is of token i of the path and what follows it.
+// sequence, the tree and the stream of its random numbers. `log_probability(i, token)`, asked by all
+// threads, is of token i of the path and what follows it.
 template <typename LogProbability>
 __device__ __forceinline__ void commit(const Commit& c, const Verdict& verdict, int* shared_kept,
                                        LogProbability log_probability) {

@@ -17,12 +17,8 @@ const SHAPES: [&str; 6] = ["1", "4", "8", "4x2x2x1", "3x3", "best:12x5"];
 
 fn step(shape: Shape, draw: Draw, sampling: Sampling, rule: Rule) -> Step {
     Step {
-        shape,
         draw,
-        draft_sampling: sampling,
-        judge: None,
-        policy: Arc::new(Policy::new(sampling, rule)),
-        log_probabilities: false,
+        ..Step::new(shape, Policy::new(sampling, rule))
     }
 }
 

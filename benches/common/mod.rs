@@ -4,7 +4,7 @@
 #[path = "../../tests/cuda/widths.rs"]
 pub mod widths;
 
-use gavel::device::{Device, Draw, Request, Setup, Step, StepReport, cpu::Cpu};
+use gavel::device::{Device, Request, Setup, Step, StepReport, cpu::Cpu};
 use gavel::draft::Drafter;
 use gavel::model::Model;
 use gavel::tree::Shape;
@@ -79,17 +79,7 @@ pub fn made(change: impl FnOnce(&mut widths::Widths)) -> Made {
 
 /// Greedy chains are sampled, greedy trees take the best children.
 pub fn greedy(shape: Shape, rule: Rule) -> Step {
-    Step {
-        draw: match shape.is_chain() {
-            true => Draw::Sampled,
-            false => Draw::Top,
-        },
-        shape,
-        draft_sampling: Sampling::GREEDY,
-        judge: None,
-        policy: Arc::new(Policy::new(Sampling::GREEDY, rule)),
-        log_probabilities: false,
-    }
+    Step::new(shape, Policy::new(Sampling::GREEDY, rule))
 }
 
 /// A sequence that is started anew whenever it ends, so that steps never run out.

@@ -400,26 +400,17 @@ fn first_difference(a: &[u32], b: &[u32]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Draw;
     use crate::draft::{Drafter, Ngram};
     use crate::eval::Row;
     use crate::tree::Shape;
     use crate::verify::{Policy, Rule, Sampling};
-    use std::sync::Arc;
 
     fn mode(name: &str, gamma: usize, rule: Rule, sampling: Sampling) -> Mode {
         Mode::fixed(Row {
             name: name.to_owned(),
             series: name.to_owned(),
             drafter: Drafter::Ngram(Ngram::default()),
-            step: Step {
-                shape: Shape::Chain(gamma),
-                draw: Draw::Sampled,
-                draft_sampling: sampling,
-                judge: None,
-                policy: Arc::new(Policy::new(sampling, rule)),
-                log_probabilities: false,
-            },
+            step: Step::new(Shape::Chain(gamma), Policy::new(sampling, rule)),
         })
     }
 

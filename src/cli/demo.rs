@@ -5,7 +5,7 @@ use super::setup::{DeviceArgs, default_guard, open_draft, open_judge};
 use super::usage;
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
-use gavel::device::{Device, Draw, Request, Step};
+use gavel::device::{Device, Request, Step};
 use gavel::draft::Drafter;
 use gavel::engine::{Stats, generate};
 use gavel::judge::{At, Judge};
@@ -135,20 +135,15 @@ fn contenders(
                 _ => format!("chain {shape}, {rule}"),
             },
             step: Step {
-                draw: if shape.is_chain() {
-                    Draw::Sampled
-                } else {
-                    Draw::Top
-                },
-                shape,
-                draft_sampling: Sampling::GREEDY,
                 judge,
-                policy: Arc::new(Policy {
-                    sampling: Sampling::GREEDY,
-                    rule,
-                    guard: default_guard(target, tokenizer).into_iter().collect(),
-                }),
-                log_probabilities: false,
+                ..Step::new(
+                    shape,
+                    Policy {
+                        sampling: Sampling::GREEDY,
+                        rule,
+                        guard: default_guard(target, tokenizer).into_iter().collect(),
+                    },
+                )
             },
             right: 0,
             stats: Stats::default(),

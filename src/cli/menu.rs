@@ -3,7 +3,6 @@
 use super::setup::{DrawArg, SamplingArgs, chain, drafter, open_judge};
 use super::usage;
 use anyhow::Context;
-use gavel::device::Draw;
 use gavel::draft::Drafter;
 use gavel::eval::{Menu, NamedJudge};
 use gavel::judge::At;
@@ -101,10 +100,7 @@ impl MenuArgs {
             trees: trees.to_vec(),
             judges,
             thetas: thetas.to_vec(),
-            draw: self.draw.map(|draw| match draw {
-                DrawArg::Sample => Draw::Sampled,
-                DrawArg::Top => Draw::Top,
-            }),
+            draw: self.draw.map(DrawArg::draw),
             draft_sampling,
             sampling,
             guard: self.sampling.guard(target, tokenizer)?,

@@ -94,6 +94,15 @@ pub enum DrawArg {
     Top,
 }
 
+impl DrawArg {
+    pub fn draw(self) -> Draw {
+        match self {
+            DrawArg::Sample => Draw::Sampled,
+            DrawArg::Top => Draw::Top,
+        }
+    }
+}
+
 /// What is accepted.
 #[derive(Args)]
 pub struct PolicyArgs {
@@ -219,17 +228,8 @@ impl DraftArgs {
     pub fn steps(&self, step: &Step) -> Box<dyn Steps> {
         match self.gamma {
             Some(Gamma::Auto) => Box::new(AdaptiveGamma::new(step, &GAMMAS)),
-            _ => Box::new(Repeated(step.clone())),
+            _ => Box::new(step.clone()),
         }
-    }
-}
-
-/// The same step again and again.
-struct Repeated(Step);
-
-impl Steps for Repeated {
-    fn next(&mut self) -> &Step {
-        &self.0
     }
 }
 
@@ -381,19 +381,12 @@ pub fn step(draft: &DraftArgs, judge: Option<Arc<Judge>>, policy: Policy) -> any
         ..policy.sampling
     };
     draft_sampling.check()?;
-    let draw = match draft.draw {
-        Some(DrawArg::Sample) => Draw::Sampled,
-        Some(DrawArg::Top) => Draw::Top,
-        None if shape.is_chain() => Draw::Sampled,
-        None => Draw::Top,
-    };
+    let step = Step::new(shape, policy);
     Ok(Step {
-        shape,
-        draw,
+        draw: draft.draw.map_or(step.draw, DrawArg::draw),
         draft_sampling,
         judge,
-        policy: Arc::new(policy),
-        log_probabilities: false,
+        ..step
     })
 }
 

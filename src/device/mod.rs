@@ -75,6 +75,24 @@ pub struct Step {
     pub log_probabilities: bool,
 }
 
+impl Step {
+    /// A step of this shape: chains are drawn from the drafter's law, which is truncated as the
+    /// target's is, trees take the best children. No judge, no log-probabilities.
+    pub fn new(shape: Shape, policy: Policy) -> Step {
+        Step {
+            draw: match shape.is_chain() {
+                true => Draw::Sampled,
+                false => Draw::Top,
+            },
+            shape,
+            draft_sampling: policy.sampling,
+            judge: None,
+            policy: Arc::new(policy),
+            log_probabilities: false,
+        }
+    }
+}
+
 /// A step under way. Tickets are read in the order in which they were given out.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a step's result is read with its ticket"]

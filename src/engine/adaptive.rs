@@ -259,19 +259,12 @@ impl Costs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::{Committed, Draw, StepTimes};
+    use crate::device::{Committed, StepTimes};
     use crate::verify::{Policy, Rule, Sampling};
     use std::time::Duration;
 
     fn step() -> Step {
-        Step {
-            shape: Shape::Chain(1),
-            draw: Draw::Sampled,
-            draft_sampling: Sampling::GREEDY,
-            judge: None,
-            policy: Arc::new(Policy::new(Sampling::GREEDY, Rule::Chain)),
-            log_probabilities: false,
-        }
+        Step::new(Shape::Chain(1), Policy::new(Sampling::GREEDY, Rule::Chain))
     }
 
     /// A device that accepts each node with a probability and takes base + nodes * each.

@@ -47,6 +47,12 @@ pub trait Steps {
     fn done(&mut self, _report: &StepReport) {}
 }
 
+impl Steps for Step {
+    fn next(&mut self) -> &Step {
+        self
+    }
+}
+
 impl Steps for &Step {
     fn next(&mut self) -> &Step {
         self

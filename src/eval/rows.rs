@@ -180,14 +180,7 @@ impl Menu {
             name: "plain".to_owned(),
             series: "plain".to_owned(),
             drafter: Drafter::None,
-            step: Step {
-                shape: Shape::NONE,
-                draw: Draw::Sampled,
-                draft_sampling: self.sampling,
-                judge: None,
-                policy: Arc::new(Policy::new(self.sampling, Rule::Chain)),
-                log_probabilities: false,
-            },
+            step: Step::new(Shape::NONE, Policy::new(self.sampling, Rule::Chain)),
         }
     }
 
@@ -299,24 +292,21 @@ impl Menu {
                     .to_owned(),
             ));
         }
+        let policy = Policy {
+            sampling: self.sampling,
+            rule,
+            guard: self.guard.clone(),
+        };
+        let step = Step::new(shape.clone(), policy);
         Ok(Row {
             name: format!("{name} {shape}{suffix}"),
             series: format!("{series}{suffix}"),
             drafter: drafter.clone(),
             step: Step {
-                draw: self.draw.unwrap_or(match shape.is_chain() {
-                    true => Draw::Sampled,
-                    false => Draw::Top,
-                }),
-                shape: shape.clone(),
+                draw: self.draw.unwrap_or(step.draw),
                 draft_sampling: self.draft_sampling,
                 judge,
-                policy: Arc::new(Policy {
-                    sampling: self.sampling,
-                    rule,
-                    guard: self.guard.clone(),
-                }),
-                log_probabilities: false,
+                ..step
             },
         })
     }

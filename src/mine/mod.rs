@@ -25,7 +25,6 @@ use crate::task::{Answer, CheckError, Checker};
 use crate::tree::{MAX_ROWS, Shape, TokenTree};
 use crate::verify::{Guard, Policy, Rule, Sampling};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use trees::{Branch, Scores, Tail};
 
@@ -168,12 +167,12 @@ impl<'a> Miner<'a> {
         reader: Reader,
     ) -> Miner<'a> {
         let step = Step {
-            shape: Shape::Chain(GAMMA),
             draw: Draw::Top,
-            draft_sampling: Sampling::GREEDY,
-            judge: None,
-            policy: Arc::new(Policy::new(Sampling::GREEDY, Rule::Chain)),
             log_probabilities: options.method == Method::SelfJudge,
+            ..Step::new(
+                Shape::Chain(GAMMA),
+                Policy::new(Sampling::GREEDY, Rule::Chain),
+            )
         };
         let counts = Counts {
             baseline: options.baseline.then(Baseline::default),

@@ -53,15 +53,8 @@ fn greedy(shape: &str) -> Step {
         shape => shape.parse().expect("a shape"),
     };
     Step {
-        draw: match shape.is_chain() {
-            true => Draw::Sampled,
-            false => Draw::Top,
-        },
-        shape,
-        draft_sampling: Sampling::GREEDY,
-        judge: None,
-        policy: Arc::new(Policy::new(Sampling::GREEDY, Rule::Chain)),
         log_probabilities: true,
+        ..Step::new(shape, Policy::new(Sampling::GREEDY, Rule::Chain))
     }
 }
 
@@ -322,12 +315,10 @@ fn demo_pair() {
     let mut judged = 0;
     for ((shape, rule, sampling, draw), judge) in ways {
         let step = Step {
-            shape: shape.parse().expect("a shape"),
             draw,
-            draft_sampling: sampling,
             judge: rule.needs_scores().then(|| judge.clone()),
-            policy: Arc::new(Policy::new(sampling, rule)),
             log_probabilities: true,
+            ..Step::new(shape.parse().expect("a shape"), Policy::new(sampling, rule))
         };
         let said = format!("{shape}, {rule}, temperature {}", sampling.temperature);
         let (of_cpu, end) = decode(&mut cpu, &request, std::slice::from_ref(&step)).expect("a run");

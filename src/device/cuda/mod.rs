@@ -13,6 +13,7 @@ pub mod layout;
 pub mod linear;
 mod memory;
 pub mod plan;
+mod rows;
 mod sizes;
 mod step;
 pub mod verify;
