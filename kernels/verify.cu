@@ -672,6 +672,7 @@ struct Verifier {
 
     // Everything about the sequence; the verdict is written when the launch is complete.
     __device__ __forceinline__ void run() {
+        const u64 began = clock_ns();
         const int nodes = children.nodes;
         Children::find(v.tree, team.shared);
         if (team.rank == 0) {
@@ -696,7 +697,7 @@ struct Verifier {
             __syncthreads();  // before the next one's
             return z[token] - most - ln_exact(sum);
         };
-        commit(*v.commit, verdict, team.shared.commit, log_probability);
+        commit(*v.commit, verdict, team.shared.commit, began, log_probability);
     }
 };
 

@@ -3,6 +3,7 @@
 
 use crate::common::{Arg, Device, LEVELS};
 use bytemuck::Zeroable;
+use gavel::device::cuda::layout::Best;
 use gavel::device::cuda::verify::{
     Choice, Law, MAX_NODES, Policy, Stream, Teams, Tree, USES, Verdict, Verification, order_key,
 };
@@ -224,10 +225,39 @@ pub fn case(random: &mut fastrand::Rng, vocabulary: usize, nodes: usize) -> Case
     }
 }
 
+/// The two best logits of each row, as the LM head leaves them, in parts of `PART` tokens.
+fn bests(rows: &[f32], width: usize) -> (Vec<Best>, usize) {
+    const PART: usize = 2048;
+    let none = Best {
+        value: NEVER,
+        token: i32::MAX,
+        second: NEVER,
+        second_token: i32::MAX,
+    };
+    let part = |(first, logits): (usize, &[f32])| {
+        let mut best = none;
+        for (id, &z) in logits.iter().enumerate() {
+            let token = (first * PART + id) as i32;
+            if z > best.value || best.token == i32::MAX {
+                (best.second, best.second_token) = (best.value, best.token);
+                (best.value, best.token) = (z, token);
+            } else if z > best.second || best.second_token == i32::MAX {
+                (best.second, best.second_token) = (z, token);
+            }
+        }
+        best
+    };
+    let of_row = |row: &[f32]| row.chunks(PART).enumerate().map(part).collect::<Vec<_>>();
+    (
+        rows.chunks(width).flat_map(of_row).collect(),
+        width.div_ceil(PART),
+    )
+}
+
 /// A batch of cases in device memory.
 pub struct Batch {
     pub device: Device,
-    verifications: Vec<Verification>,
+    pub verifications: Vec<Verification>,
     verdicts: Vec<u64>,
     pub vocabulary: usize,
 }
@@ -479,5 +509,68 @@ fn large_vocabularies_are_verified_as_by_the_reference() {
         let batch = Batch::new(device, &cases);
         let (verdicts, _) = batch.run(batch.teams());
         check(&cases[0], &verdicts[0], &format!("case {round}"));
+    }
+}
+
+/// Rows of logits that verify reads beside the head's parts, on all multiprocessors of an H100:
+/// greedy and margin none; sampling the visited rows of p and q at most twice; rules of a whole row
+/// those that they need once.
+#[test]
+fn a_rule_reads_the_rows_that_it_needs() {
+    const VOCABULARY: usize = 32_768;
+    let mut random = fastrand::Rng::with_seed(10);
+    let mut seen = std::collections::BTreeMap::<String, [f64; 3]>::new();
+    for round in 0..90 {
+        let nodes = random.usize(1..6);
+        let mut case = case(&mut random, VOCABULARY, nodes);
+        if case.drafter_vocabulary != VOCABULARY {
+            continue;
+        }
+        case.policy.sampling.temperature = [0.0, 0.8][round % 2];
+        let device = Device::named("h100", "verify", LEVELS[1], round as u64);
+        let cases = [case];
+        let mut batch = Batch::new(device, &cases);
+        let [case] = &cases;
+        let drafter = case.drafter.as_deref().expect("logits");
+        let (best, parts) = bests(&case.target, VOCABULARY);
+        let (drafter_best, drafter_parts) = bests(drafter, VOCABULARY);
+        let device = &batch.device;
+        let best = device.upload("best", &best);
+        let drafter_best = device.upload("drafter best", &drafter_best);
+        let v = &mut batch.verifications[0];
+        (v.best, v.parts) = (best, parts as i32);
+        (v.drafter_best, v.drafter_parts) = (drafter_best, drafter_parts as i32);
+        let (verdicts, counts) = batch.run(batch.teams());
+        check(case, &verdicts[0], &format!("case {round}"));
+        let visited = (verdicts[0].length + 1) as f64;
+        let rows = |label: &str| {
+            let read = counts.memory.get(label).map_or(0, |t| t.bytes_read);
+            read as f64 / (4 * VOCABULARY) as f64 / visited
+        };
+        let name = case.policy.rule.to_string();
+        let name = name.split('=').next().unwrap_or_default();
+        let how = match case.policy.sampling.temperature {
+            0.0 => "greedy",
+            _ => "sampled",
+        };
+        let most = seen.entry(format!("{name}, {how}")).or_default();
+        for (most, now) in most.iter_mut().zip([rows("target"), rows("drafter"), 1.0]) {
+            *most = most.max(now);
+        }
+    }
+    for (rule, [p, q, _]) in &seen {
+        println!("{rule}: rows of p {p:.3}, of the drafter {q:.3}");
+    }
+}
+
+#[test]
+fn every_multiprocessor_works_on_a_row() {
+    // chunks of 128 tokens go to the blocks of a team in turn
+    for vocabulary in [32_000, 49_152, 128_256, 151_936] {
+        for multiprocessors in [108, 132, 148] {
+            let teams = Teams::of(1, vocabulary, multiprocessors, 96 << 10);
+            assert_eq!(teams.blocks(), multiprocessors);
+            assert!(vocabulary / 128 >= teams.size);
+        }
     }
 }

@@ -15,6 +15,9 @@ pub const OLDEST_DRIVER: i32 = 13000;
 /// The instruction set that the kernels are written for.
 const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
 
+/// Architectures from which on a launch may begin before the one ahead of it is over.
+const OVERLAPPING: i32 = 90;
+
 /// Dynamic shared memory that a block gets without asking.
 const SHARED_WITHOUT_ASKING: usize = 48 << 10;
 
@@ -178,6 +181,8 @@ unsafe impl Sync for Gpu {}
 pub struct Function {
     handle: sys::CUfunction,
     name: &'static str,
+    /// Whether its code waits for what was launched before it.
+    waits: bool,
 }
 
 // SAFETY: a handle that the driver takes from every thread.
@@ -333,7 +338,17 @@ impl Gpu {
                 format!("asking for {shared_bytes} bytes of shared memory for {name}")
             })?;
         }
-        Ok(Function { handle, name })
+        // what it was compiled for: __CUDA_ARCH__ in ptx.cuh
+        let version = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION;
+        let mut compiled_for = 0;
+        // SAFETY: a place for an integer; the function was found above.
+        let code = unsafe { sys::cuFuncGetAttribute(&mut compiled_for, version, handle) };
+        check(code, "cuFuncGetAttribute", doing)?;
+        Ok(Function {
+            handle,
+            name,
+            waits: compiled_for >= OVERLAPPING,
+        })
     }
 
     /// How many blocks of `block` threads with `shared_bytes` of dynamic shared memory a
@@ -378,6 +393,29 @@ impl Gpu {
         unsafe { self.launch_as(function, grid, block, shared_bytes, args, &mut []) }
     }
 
+    /// Enqueues a kernel that calls `after_previous` of ptx.cuh first: where it was compiled for an
+    /// architecture that can (9.0 and newer), it may begin before what was enqueued before it is over,
+    /// by programmatic dependent launch.
+    ///
+    /// # Safety
+    /// As of [`Gpu::launch`].
+    pub unsafe fn launch_overlapping(
+        &self,
+        function: Function,
+        grid: [usize; 3],
+        block: usize,
+        shared_bytes: usize,
+        args: &[Arg<'_>],
+    ) -> Result<(), DeviceError> {
+        let mut attribute = attribute(
+            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        );
+        attribute.value.programmaticStreamSerializationAllowed = 1;
+        let attributes = &mut [attribute][..usize::from(function.waits)];
+        // SAFETY: the caller vouches for the arguments.
+        unsafe { self.launch_as(function, grid, block, shared_bytes, args, attributes) }
+    }
+
     /// Enqueues a kernel whose blocks all run at the same time, and so may wait for each other:
     /// a cooperative launch. At most [`Gpu::resident_blocks`] a multiprocessor.
     ///
@@ -391,11 +429,7 @@ impl Gpu {
         shared_bytes: usize,
         args: &[Arg<'_>],
     ) -> Result<(), DeviceError> {
-        let mut attribute = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { pad: [0; 64] },
-        };
+        let mut attribute = attribute(sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE);
         attribute.value.cooperative = 1;
         // SAFETY: the caller vouches for the arguments.
         unsafe { self.launch_as(function, grid, block, shared_bytes, args, &mut [attribute]) }
@@ -487,6 +521,15 @@ impl Drop for Gpu {
             }
             let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
         }
+    }
+}
+
+/// An attribute of a launch that has no value yet.
+fn attribute(id: sys::CUlaunchAttributeID) -> sys::CUlaunchAttribute {
+    sys::CUlaunchAttribute {
+        id,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { pad: [0; 64] },
     }
 }
 

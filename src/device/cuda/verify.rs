@@ -211,6 +211,7 @@ pub struct Sequence {
     pub stops: i32,
     pub stop: u64,
     pub history: u64,
+    pub began: [u64; 2],
 }
 
 /// What a step tells the host, see step.cuh.
@@ -225,6 +226,8 @@ pub struct Report {
     pub error: i32,
     pub at: i32,
     pub reserved: [i32; 2],
+    pub began: [u64; 3],
+    pub ended: u64,
     pub token: [u32; STEP_ROWS],
     pub acceptability: [f32; STEP_ROWS],
     pub log_probability: [f32; STEP_ROWS],
@@ -294,11 +297,11 @@ pub struct Lookup {
 }
 
 const _: () = assert!(
-    size_of::<Sequence>() == 16 + 8 * 4 + 2 * 8,
+    size_of::<Sequence>() == 16 + 8 * 4 + 4 * 8,
     "as in step.cuh"
 );
 const _: () = assert!(
-    size_of::<Report>() == 32 + 3 * 4 * STEP_ROWS,
+    size_of::<Report>() == 64 + 3 * 4 * STEP_ROWS,
     "as in step.cuh"
 );
 const _: () = assert!(size_of::<Commit>() == 8 * 8, "as in step.cuh");

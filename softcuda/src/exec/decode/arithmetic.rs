@@ -168,14 +168,15 @@ impl Decoder<'_> {
                 Ok(())
             }
             (d, Operand::Special(name))
-                if matches!(
-                    name.as_str(),
-                    "%clock" | "%clock_hi" | "%clock64" | "%globaltimer" | "%globaltimer_lo"
-                ) =>
+                if name.starts_with("%clock") || name.starts_with("%globaltimer") =>
             {
-                let row = self.register(d, ty)?;
-                let wide = ty.bytes() == 8;
-                self.push(Op::Clock(row, wide), Slots::default(), Class::Move);
+                let clock = Op::Clock {
+                    d: self.register(d, ty)?,
+                    global: name.starts_with("%globaltimer"),
+                    wide: ty.bytes() == 8,
+                    upper: name.ends_with("_hi"),
+                };
+                self.push(clock, Slots::default(), Class::Move);
                 Ok(())
             }
             (d, a) => {

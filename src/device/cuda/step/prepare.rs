@@ -9,7 +9,8 @@ use crate::device::cuda::judge::{Parts, rides};
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::sizes::STEP_ROWS;
 use crate::device::cuda::verify::{
-    Level, Lookup, MAX_NODES, Policy, Sampling, Scoring, ScoringTap, THREADS, Teams, Verification,
+    Level, Lookup, MAX_NODES, Policy, Sampling, Scoring, ScoringTap, Sequence, THREADS, Teams,
+    Verification,
 };
 use crate::device::{DeviceError, Draw, Step};
 use crate::draft::Ngram;
@@ -17,6 +18,7 @@ use crate::judge::{Head, Judge, Meaning, Tap};
 use crate::tree::Shape;
 use crate::verify::{Rule, VerifyError};
 use bytemuck::Zeroable;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 /// Ways to step whose graphs are kept.
@@ -105,15 +107,15 @@ impl Stepper {
 
         let graph = self.gpu.capture(|| {
             if let Some(draft) = model {
-                draft.enqueue_pass(CATCH_UP, true, None)?;
+                draft.enqueue_pass(CATCH_UP, true, None, self.began(0))?;
                 for &(level, team, below) in &levels {
                     self.together(self.draft, &[Arg::Ptr(level)], team)?;
                     if below > 0 {
-                        draft.enqueue_pass(below, true, None)?;
+                        draft.enqueue_pass(below, true, None, 0)?;
                     }
                 }
                 if let Some(judge) = &draft_judge {
-                    draft.enqueue_pass(1 + shape.nodes(), false, Some(judge))?;
+                    draft.enqueue_pass(1 + shape.nodes(), false, Some(judge), 0)?;
                 }
             }
             if let Some(lookup) = lookup {
@@ -125,7 +127,8 @@ impl Stepper {
                 }
             }
             let rows = 1 + if drafts(shape) { shape.nodes() } else { 0 };
-            target.enqueue_pass(rows, true, judge.as_ref().map(|j| &*j.target))?;
+            let judge = judge.as_ref().map(|j| &*j.target);
+            target.enqueue_pass(rows, true, judge, self.began(1))?;
             self.together(self.verify, &[Arg::Ptr(verification), Arg::I32(1)], team)?;
             target.enqueue_commit()?;
             model.map_or(Ok(()), Forward::enqueue_commit)
@@ -137,6 +140,11 @@ impl Stepper {
             _buffers: brought.buffers,
         });
         Ok(self.prepared.len() - 1)
+    }
+
+    /// Where draft (0) and target pass (1) leave when they began.
+    fn began(&self, phase: usize) -> u64 {
+        self.sequence.address() + (offset_of!(Sequence, began) + 8 * phase) as u64
     }
 
     /// How each level of a draft model's tree is chosen, of how many rows, and how many rows the
