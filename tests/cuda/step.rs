@@ -172,15 +172,16 @@ fn speculation_on_fixtures() {
 fn greedy_speculation_has_the_bits_of_plain_decoding() {
     let test = "step::greedy_speculation_has_the_bits_of_plain_decoding";
     let runs = [
-        ("llama-odd", "0", "sequential"),
-        ("qwen3-qknorm", "5", "groups8"),
-        ("qwen2-bias", "23", "groups16"),
+        ("llama-odd", "0", "sequential", "early"),
+        ("qwen3-qknorm", "5", "groups8", "late"),
+        ("qwen2-bias", "23", "groups16", "interleaved"),
     ];
-    for (fixture, seed, mma) in runs {
+    for (fixture, seed, mma, overlap) in runs {
         let env = [
             ("GAVEL_TEST_FIXTURES", fixture),
             ("SOFTCUDA_SEED", seed),
             ("SOFTCUDA_MMA", mma),
+            ("SOFTCUDA_OVERLAP", overlap),
         ];
         if with_driver(test, |_| softcuda(), &env, speculation_on_fixtures).is_none() {
             return;

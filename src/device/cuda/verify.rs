@@ -12,6 +12,8 @@ pub const MAX_NODES: usize = MAX_ROWS - 1;
 pub const THREADS: usize = 256;
 /// Ids whose weights are summed at a time.
 pub const CHUNK: usize = verify::math::CHUNK;
+/// Parts of rows that a block keeps at a time.
+const SLICES: usize = 3;
 /// Uses of random numbers, see [`verify::Use`].
 pub const USES: usize = 5;
 
@@ -413,7 +415,7 @@ impl Teams {
         let teams = (blocks / size).clamp(1, sequences.max(1));
         let chunks = vocabulary.div_ceil(CHUNK);
         let own = chunks.div_ceil(size);
-        let slots = match own <= shared_bytes / (8 * CHUNK) {
+        let slots = match own <= shared_bytes / (4 * SLICES * CHUNK) {
             true => own,
             false => 0,
         };
@@ -432,7 +434,7 @@ impl Teams {
 
     /// Dynamic shared memory of a block.
     pub fn shared_bytes(&self) -> usize {
-        8 * CHUNK * self.slots
+        4 * SLICES * CHUNK * self.slots
     }
 }
 
@@ -449,7 +451,7 @@ fn workspace_bytes(chunks: usize, size: usize, slices: bool) -> usize {
         4 * chunks,
         BEST * (MAX_NODES + 1) * size,
         match slices {
-            true => 8 * CHUNK * size * chunks.div_ceil(size),
+            true => 4 * SLICES * CHUNK * size * chunks.div_ceil(size),
             false => 0,
         },
     ];
