@@ -1,4 +1,4 @@
-//! Integer instructions that intrinsics and inline assembly use, against the manual's definitions.
+//! Integer instructions against the host and the manual's definitions.
 
 mod common;
 
@@ -245,4 +245,193 @@ fn pairs_of_16_bits_are_added_and_compared_apart() {
     check("min.relu.s32", &[4, 4, 4], &two, |r| {
         w((r[0] as i32).min(r[1] as i32).max(0) as u32)
     });
+}
+
+#[test]
+fn integer_arithmetic_wraps() {
+    let rows = pairs(&integers());
+    let u = |v: u64| v as u32;
+    let s = |v: u64| v as i32;
+    let w = |v: u32| u64::from(v);
+    check("add.s32", &[4, 4, 4], &rows, |r| {
+        w(u(r[0]).wrapping_add(u(r[1])))
+    });
+    check("sub.s64", &[8, 8, 8], &rows, |r| r[0].wrapping_sub(r[1]));
+    check("add.sat.s32", &[4, 4, 4], &rows, |r| {
+        w(s(r[0]).saturating_add(s(r[1])) as u32)
+    });
+    check("mul.lo.u32", &[4, 4, 4], &rows, |r| {
+        w(u(r[0]).wrapping_mul(u(r[1])))
+    });
+    check("mul.hi.s32", &[4, 4, 4], &rows, |r| {
+        w((i64::from(s(r[0])) * i64::from(s(r[1])) >> 32) as u32)
+    });
+    check("mul.hi.u64", &[8, 8, 8], &rows, |r| {
+        (u128::from(r[0]) * u128::from(r[1]) >> 64) as u64
+    });
+    check("mul.wide.s32", &[8, 4, 4], &rows, |r| {
+        (i64::from(s(r[0])) * i64::from(s(r[1]))) as u64
+    });
+    check("mul.wide.u16", &[4, 2, 2], &rows, |r| {
+        w(u32::from(r[0] as u16) * u32::from(r[1] as u16))
+    });
+    check("div.s32", &[4, 4, 4], &rows, |r| {
+        w(if s(r[1]) == 0 {
+            u32::MAX
+        } else {
+            s(r[0]).wrapping_div(s(r[1])) as u32
+        })
+    });
+    check("rem.u64", &[8, 8, 8], &rows, |r| {
+        r[0].checked_rem(r[1]).unwrap_or(r[0])
+    });
+    check("min.s32", &[4, 4, 4], &rows, |r| {
+        w(s(r[0]).min(s(r[1])) as u32)
+    });
+    check("max.u16", &[2, 2, 2], &rows, |r| {
+        u64::from((r[0] as u16).max(r[1] as u16))
+    });
+    let three = triples(&integers());
+    check("mad.lo.s32", &[4, 4, 4, 4], &three, |r| {
+        w(u(r[0]).wrapping_mul(u(r[1])).wrapping_add(u(r[2])))
+    });
+    check("mad.wide.u32", &[8, 4, 4, 8], &three, |r| {
+        (u64::from(u(r[0])) * u64::from(u(r[1]))).wrapping_add(r[2])
+    });
+    check("sad.u32", &[4, 4, 4, 4], &three, |r| {
+        w(u(r[0]).abs_diff(u(r[1])).wrapping_add(u(r[2])))
+    });
+    check("dp4a.s32.u32", &[4, 4, 4, 4], &three, |r| {
+        let dot: i32 = (0..4)
+            .map(|i| i32::from((r[0] >> (8 * i)) as u8 as i8) * i32::from((r[1] >> (8 * i)) as u8))
+            .sum();
+        w((u(r[2])).wrapping_add(dot as u32))
+    });
+}
+
+#[test]
+fn carries_chain() {
+    // 128-bit sum of (s0, s1) and (s1, s0): the high word takes the carry
+    let text = "$add.cc.u64 %bb, %s0, %s1;\naddc.u64 %d, %s1, %s0;\n";
+    check(text, &[8, 8, 8], &pairs(&integers()), |r| {
+        let a = u128::from(r[1]) << 64 | u128::from(r[0]);
+        let b = u128::from(r[0]) << 64 | u128::from(r[1]);
+        (a.wrapping_add(b) >> 64) as u64
+    });
+    let text = "$sub.cc.u32 %t, %s0, %s1;\nsubc.u32 %d, %s1, %s0;\nmov.u32 %t, %tid.x;\n";
+    check(text, &[4, 4, 4], &pairs(&integers()), |r| {
+        let a = u64::from(r[1] as u32) << 32 | u64::from(r[0] as u32);
+        let b = u64::from(r[0] as u32) << 32 | u64::from(r[1] as u32);
+        a.wrapping_sub(b) >> 32
+    });
+}
+
+#[test]
+fn shifts_clamp_and_bits_are_found() {
+    let rows = pairs(&integers());
+    let w = |v: u32| u64::from(v);
+    check("shl.b32", &[4, 4, 4], &rows, |r| {
+        let by = r[1] as u32;
+        if by > 31 { 0 } else { w((r[0] as u32) << by) }
+    });
+    check("shr.s32", &[4, 4, 4], &rows, |r| {
+        w((r[0] as i32 >> (r[1] as u32).min(31)) as u32)
+    });
+    check("shr.u64", &[8, 8, 4], &rows, |r| {
+        let by = r[1] as u32;
+        if by > 63 { 0 } else { r[0] >> by }
+    });
+    check("shr.s16", &[2, 2, 4], &rows, |r| {
+        u64::from((r[0] as i16 >> (r[1] as u32).min(15)) as u16)
+    });
+    let three = triples(&integers());
+    let join = |r: &[u64]| r[0] & 0xffff_ffff | r[1] << 32;
+    check("shf.l.wrap.b32", &[4, 4, 4, 4], &three, |r| {
+        w((join(r) << (r[2] & 31) >> 32) as u32)
+    });
+    check("shf.r.clamp.b32", &[4, 4, 4, 4], &three, |r| {
+        w((join(r) >> (r[2] as u32).min(32)) as u32)
+    });
+    check("prmt.b32", &[4, 4, 4, 4], &three, |r| {
+        let bytes: Vec<u8> = join(r).to_le_bytes().to_vec();
+        (0..4).fold(0, |d, i| {
+            let pick = r[2] >> (4 * i) & 15;
+            let byte = bytes[(pick & 7) as usize];
+            let byte = match (pick & 8 != 0, byte & 0x80 != 0) {
+                (false, _) => byte,
+                (true, true) => 0xff,
+                (true, false) => 0,
+            };
+            d | u64::from(byte) << (8 * i)
+        })
+    });
+    check(
+        "$lop3.b32 %d, %s0, %s1, %s2, 0xd8;\n",
+        &[4, 4, 4, 4],
+        &three,
+        |r| {
+            let (a, b, c) = (r[0] as u32, r[1] as u32, r[2] as u32);
+            // 0xd8: c ? b : a, by the manual's way to compute tables: the function of 0xf0, 0xcc, 0xaa
+            assert_eq!((0xccu8 & 0xaa) | (0xf0 & !0xaau8), 0xd8);
+            w((b & c) | (a & !c))
+        },
+    );
+    let single: Vec<Vec<u64>> = integers().iter().map(|&v| vec![v]).collect();
+    check("popc.b64", &[4, 8], &single, |r| w(r[0].count_ones()));
+    check("clz.b32", &[4, 4], &single, |r| {
+        w((r[0] as u32).leading_zeros())
+    });
+    check("brev.b32", &[4, 4], &single, |r| {
+        w((r[0] as u32).reverse_bits())
+    });
+    check("bfind.u32", &[4, 4], &single, |r| match r[0] as u32 {
+        0 => 0xffff_ffff,
+        v => w(31 - v.leading_zeros()),
+    });
+    check("bfind.s32", &[4, 4], &single, |r| {
+        let v = r[0] as i32;
+        match if v < 0 { !v } else { v } {
+            0 => 0xffff_ffff,
+            v => w(31 - v.leading_zeros()),
+        }
+    });
+    check("bfe.u32", &[4, 4, 4, 4], &three, |r| {
+        let (pos, len) = ((r[1] & 255) as u32, (r[2] & 255) as u32);
+        let field = u64::from(r[0] as u32).checked_shr(pos).unwrap_or(0);
+        if len >= 32 {
+            field
+        } else {
+            field & ((1 << len) - 1)
+        }
+    });
+    check("bfe.s32", &[4, 4, 4, 4], &three, |r| {
+        // the manual's loop, bit by bit
+        let (a, pos, len) = (r[0] as u32, (r[1] & 255) as u32, (r[2] & 255) as u32);
+        let sign = if len == 0 {
+            0
+        } else {
+            a >> (pos + len - 1).min(31) & 1
+        };
+        (0..32).fold(0, |d, i| {
+            let bit = if i < len && pos + i <= 31 {
+                a >> (pos + i) & 1
+            } else {
+                sign
+            };
+            d | u64::from(bit) << i
+        })
+    });
+    check(
+        "$bfi.b32 %d, %s0, %s1, %s2, 5;\n",
+        &[4, 4, 4, 4],
+        &three,
+        |r| {
+            let pos = (r[2] & 255) as u32;
+            (0..32u32).fold(0, |d, i| {
+                let inside = i >= pos && i < pos + 5;
+                let bit = if inside { r[0] >> (i - pos) } else { r[1] >> i };
+                d | (bit & 1) << i
+            })
+        },
+    );
 }

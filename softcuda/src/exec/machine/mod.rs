@@ -258,6 +258,10 @@ impl Random {
     }
 }
 
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// Instructions that a turn counts for that did nothing but poll.
 const POLL_COST: u64 = 1000;
 /// Instructions without progress after which lanes no longer wait where the code would let them
