@@ -125,251 +125,172 @@ fn minimum_and_maximum_prefer_numbers_and_order_zeros() {
     });
 }
 
+fn single() -> Vec<Vec<u64>> {
+    f32_bits().iter().map(|&v| vec![v]).collect()
+}
+
+/// Where the exact result lies of a float: below, at or above it.
+type Side = fn(&[u64], f32) -> std::cmp::Ordering;
+
+/// Quotients, roots, sums and fused sums in every direction, judged by the sign of an exact
+/// difference: what is rounded down is the last float not above, what is rounded up the first not
+/// below.
 #[test]
-fn comparisons_know_nan() {
-    let rows = pairs(&f32_bits());
-    for (name, ordered) in [
-        ("eq", (|a, b| a == b) as fn(f32, f32) -> bool),
-        ("ne", |a, b| a != b),
-        ("lt", |a, b| a < b),
-        ("le", |a, b| a <= b),
-        ("gt", |a, b| a > b),
-        ("ge", |a, b| a >= b),
+fn directed_results_of_f32_are_the_neighbours_of_the_exact_one() {
+    let wide = |bits: u64| f64::from(f32_of(bits));
+    // products of two floats are exact in f64, unless they are denormal there; so is a sum of two
+    // numbers of which the parts are compared apart
+    let compare = |a: f64, b: f64| a.partial_cmp(&b).expect("numbers");
+    let rcp: Side = |r, x| {
+        // 1 against x a, for a > 0
+        let (a, x) = (f64::from(f32_of(r[0])), f64::from(x));
+        let order = 1f64.partial_cmp(&(x * a)).expect("numbers");
+        if a < 0.0 { order.reverse() } else { order }
+    };
+    let div: Side = |r, x| {
+        let (a, b, x) = (
+            f64::from(f32_of(r[0])),
+            f64::from(f32_of(r[1])),
+            f64::from(x),
+        );
+        let order = a.partial_cmp(&(x * b)).expect("numbers");
+        if b < 0.0 { order.reverse() } else { order }
+    };
+    let sqrt: Side = |r, x| {
+        let (a, x) = (f64::from(f32_of(r[0])), f64::from(x));
+        a.partial_cmp(&(x * x)).expect("numbers")
+    };
+    let normal = |v: u64| f32_of(v).is_normal();
+    let ones: Vec<Vec<u64>> = single().into_iter().filter(|r| normal(r[0])).collect();
+    let positive: Vec<Vec<u64>> = ones
+        .iter()
+        .filter(|r| f32_of(r[0]) > 0.0)
+        .cloned()
+        .collect();
+    let two: Vec<Vec<u64>> = pairs(&f32_bits())
+        .into_iter()
+        .filter(|r| normal(r[0]) && normal(r[1]))
+        .collect();
+    for (op, rows, side) in [
+        ("rcp", &ones, rcp),
+        ("sqrt", &positive, sqrt),
+        ("div", &two, div),
     ] {
-        for unordered in [false, true] {
-            let suffix = if unordered { "u" } else { "" };
-            let text = format!(
-                "$setp.{name}{suffix}.f32 %pr|%pq, %s0, %s1;\nselp.b32 %d, 1, 0, %pr;\n\
-                         @%pq add.u32 %d, %d, 2;\n"
-            );
-            check(&text, &[4, 4, 4], &rows, |r| {
-                let (a, b) = (f32_of(r[0]), f32_of(r[1]));
-                let nan = a.is_nan() || b.is_nan();
-                let holds = if nan { unordered } else { ordered(a, b) };
-                if holds { 1 } else { 2 }
-            });
+        let types = vec![4; 1 + rows[0].len()];
+        let run = |mode: &str| apply(&format!("{op}.{mode}.f32"), &types, rows);
+        let (down, up, zero, near) = (run("rm"), run("rp"), run("rz"), run("rn"));
+        for (i, row) in rows.iter().enumerate() {
+            let (d, u) = (f32_of(down[i]), f32_of(up[i]));
+            let what = format!("{op} {row:x?}: {d:e} {u:e}");
+            assert!(d == u || d.next_up() == u, "{what}");
+            if d.is_finite() {
+                assert!(side(row, d).is_ge(), "{what}");
+                assert!(d == u || side(row, d).is_gt(), "{what}");
+            }
+            if u.is_finite() {
+                assert!(side(row, u).is_le(), "{what}");
+            }
+            let towards = if d.is_sign_positive() { d } else { u };
+            assert_eq!(f32_of(zero[i]).to_bits(), towards.to_bits(), "{what}");
+            assert!(near[i] == down[i] || near[i] == up[i], "{what}");
         }
     }
-    let text = "$setp.lt.s64 %pr, %s0, %s1;\nsetp.hi.and.u64 %pq, %s0, 7, !%pr;\n\
-                selp.b32 %d, 1, 0, %pq;\n";
-    check(text, &[4, 8, 8], &pairs(&integers()), |r| {
-        u64::from(r[0] > 7 && (r[0] as i64) >= (r[1] as i64))
-    });
-    let halves: Vec<u64> = vec![
-        0, 0x8000, 0x3c00, 0x3c01, 0xbc00, 1, 0x7c00, 0xfc00, 0x7e00, 0x7f81,
-    ];
-    for (op, one) in [("set.ltu.f16.f16", 0x3c00), ("set.ltu.bf16.bf16", 0x3f80)] {
-        check(op, &[2, 2, 2], &pairs(&halves), |r| {
-            let value = |v: u64| match one {
-                0x3c00 => half::f16::from_bits(v as u16).to_f32(),
-                _ => half::bf16::from_bits(v as u16).to_f32(),
-            };
-            // less, or not in any order
-            let at_least = value(r[0]) >= value(r[1]);
-            if at_least { 0 } else { one }
-        });
-    }
-    check("set.nan.u32.f32", &[4, 4, 4], &rows, |r| {
-        let nan = f32_of(r[0]).is_nan() || f32_of(r[1]).is_nan();
-        if nan { 0xffff_ffff } else { 0 }
-    });
-    let text = "$set.gt.f16x2.f16x2 %d, %s0, %s1;\n";
-    check(text, &[4, 4, 4], &pairs(&integers()), |r| {
-        let half = |v: u64, i: u32| half::f16::from_bits((v >> (16 * i)) as u16);
-        (0..2).fold(0, |d, i| {
-            d | if half(r[0], i) > half(r[1], i) {
-                0x3c00 << (16 * i)
-            } else {
-                0
-            }
-        })
-    });
-}
-
-#[test]
-fn conversions_round_and_saturate() {
-    let single: Vec<Vec<u64>> = f32_bits().iter().map(|&v| vec![v]).collect();
-    let f = |r: &[u64]| f32_of(r[0]);
-    check("cvt.rzi.s32.f32", &[4, 4], &single, |r| {
-        u64::from(f(r) as i32 as u32)
-    });
-    check("cvt.rni.u32.f32", &[4, 4], &single, |r| {
-        u64::from(f(r).round_ties_even() as u32)
-    });
-    check("cvt.rpi.s32.f32", &[4, 4], &single, |r| {
-        u64::from(f(r).ceil() as i32 as u32)
-    });
-    check("cvt.rmi.s64.f32", &[8, 4], &single, |r| {
-        if f(r).is_nan() {
-            1 << 63
+    // a - b and a b + c, where f64 holds them exactly
+    let modest = |v: u64| (1e-3..1e3).contains(&f32_of(v).abs());
+    let mut values: Vec<u64> = f32_bits().into_iter().filter(|&v| modest(v)).collect();
+    values.extend([0, 1 << 31]);
+    for (op, count) in [("sub", 2), ("fma", 3)] {
+        let rows = if count == 2 {
+            pairs(&values)
         } else {
-            f(r).floor() as i64 as u64
-        }
-    });
-    check(
-        "cvt.rzi.u8.f32",
-        &[2, 4],
-        &single,
-        |r| u64::from(f(r) as u8),
-    );
-    check("cvt.f64.f32", &[8, 4], &single, |r| {
-        f64::from(f(r)).to_bits()
-    });
-    check("cvt.rn.f16.f32", &[2, 4], &single, |r| {
-        if f(r).is_nan() {
-            0x7fff
-        } else {
-            half::f16::from_f32(f(r)).to_bits().into()
-        }
-    });
-    check("cvt.rn.bf16.f32", &[2, 4], &single, |r| {
-        if f(r).is_nan() {
-            0x7fff
-        } else {
-            half::bf16::from_f32(f(r)).to_bits().into()
-        }
-    });
-    check("cvt.rni.f32.f32", &[4, 4], &single, |r| {
-        canonical(f(r).round_ties_even())
-    });
-    check("cvt.sat.f32.f32", &[4, 4], &single, |r| {
-        if f(r).is_nan() {
-            0
-        } else {
-            (f(r).clamp(0.0, 1.0) + 0.0).to_bits().into()
-        }
-    });
-    check("cvt.rna.tf32.f32", &[4, 4], &single, |r| {
-        if f(r).is_nan() {
-            return 0x7fff_ffff;
-        }
-        // half a unit of the tenth bit, then cut
-        let bits = r[0] as u32;
-        if f(r).is_infinite() {
-            bits.into()
-        } else {
-            u64::from(bits.wrapping_add(0x1000) & !0x1fff)
-        }
-    });
-    let two = pairs(&f32_bits());
-    let h = |v: u64| {
-        let v = f32_of(v);
-        if v.is_nan() {
-            0x7fff
-        } else {
-            u64::from(half::f16::from_f32(v).to_bits())
-        }
-    };
-    check("cvt.rn.f16x2.f32", &[4, 4, 4], &two, |r| {
-        h(r[0]) << 16 | h(r[1])
-    });
-    let whole: Vec<Vec<u64>> = integers().iter().map(|&v| vec![v]).collect();
-    check("cvt.rn.f32.s32", &[4, 4], &whole, |r| {
-        (r[0] as i32 as f32).to_bits().into()
-    });
-    check("cvt.rn.f32.u64", &[4, 8], &whole, |r| {
-        (r[0] as f32).to_bits().into()
-    });
-    check("cvt.rz.f32.u32", &[4, 4], &whole, |r| {
-        let v = r[0] as u32;
-        let cut = if v == 0 {
-            0
-        } else {
-            v & (u32::MAX << (31 - v.leading_zeros()).saturating_sub(23))
+            triples(&values)
         };
-        (cut as f32).to_bits().into()
-    });
-    check("cvt.rn.f64.s64", &[8, 8], &whole, |r| {
-        (r[0] as i64 as f64).to_bits()
-    });
-    check("cvt.u64.u32", &[8, 4], &whole, |r| u64::from(r[0] as u32));
-    check("cvt.s64.s32", &[8, 4], &whole, |r| {
-        r[0] as i32 as i64 as u64
-    });
-    check("cvt.s32.s8", &[4, 4], &whole, |r| {
-        u64::from(r[0] as i8 as i32 as u32)
-    });
-    check("cvt.u16.u64", &[2, 8], &whole, |r| u64::from(r[0] as u16));
-    check("cvt.sat.s8.s32", &[4, 4], &whole, |r| {
-        u64::from((r[0] as i32).clamp(-128, 127) as u32)
-    });
-    check("cvt.sat.u16.s64", &[2, 8], &whole, |r| {
-        (r[0] as i64).clamp(0, 65535) as u64
-    });
-    let halves: Vec<Vec<u64>> = (0..=0xffff).map(|v| vec![v]).collect();
-    check("cvt.f32.f16", &[4, 2], &halves, |r| {
-        canonical(half::f16::from_bits(r[0] as u16).to_f32())
-    });
-    check("cvt.f32.bf16", &[4, 2], &halves, |r| {
-        canonical(half::bf16::from_bits(r[0] as u16).to_f32())
-    });
-    check("cvt.rni.s16.f16", &[2, 2], &halves, |r| {
-        let v = half::f16::from_bits(r[0] as u16).to_f32();
-        u64::from(v.round_ties_even() as i16 as u16)
-    });
-}
-
-/// e4m3 and e5m2 by search: the nearest of all 8-bit numbers, ties to the even one.
-#[test]
-fn eight_bit_floats_are_the_nearest() {
-    let value = |bits: u64, e5: bool| -> f64 {
-        let (e, m, bias) = if e5 {
-            (bits >> 2 & 31, bits & 3, 15)
-        } else {
-            (bits >> 3 & 15, bits & 7, 7)
+        let exact = |r: &[u64]| match count {
+            2 => wide(r[0]) - wide(r[1]),
+            _ => wide(r[0]) * wide(r[1]) + wide(r[2]),
         };
-        let scale = if e5 { 4.0 } else { 8.0 };
-        let m = m as f64 / scale;
-        let magnitude = if e == 0 {
-            m * 2f64.powi(1 - bias)
-        } else {
-            (1.0 + m) * 2f64.powi(e as i32 - bias)
-        };
-        if bits & 0x80 != 0 {
-            -magnitude
-        } else {
-            magnitude
-        }
-    };
-    let rows = pairs(&f32_bits());
-    for e5 in [false, true] {
-        let largest = if e5 { 0x7bu64 } else { 0x7e };
-        let nearest = |bits: u64| -> u64 {
-            let x = f32_of(bits);
-            if x.is_nan() {
-                return 0x7f;
-            }
-            let sign = u64::from(x.is_sign_negative()) << 7;
-            let x = f64::from(x.abs()).min(value(largest, e5));
-            let best = (0..=largest).min_by(|&a, &b| {
-                let (da, db) = ((value(a, e5) - x).abs(), (value(b, e5) - x).abs());
-                da.total_cmp(&db).then((a & 1).cmp(&(b & 1)))
-            });
-            best.unwrap_or(0) | sign
-        };
-        let name = if e5 { "e5m2x2" } else { "e4m3x2" };
-        let op = format!("cvt.rn.satfinite.{name}.f32");
-        check(&op, &[2, 4, 4], &rows, |r| {
-            nearest(r[0]) << 8 | nearest(r[1])
-        });
-        let all: Vec<Vec<u64>> = (0..=0xffff).map(|v| vec![v]).collect();
-        check(&format!("cvt.rn.f16x2.{name}"), &[4, 2], &all, |r| {
-            let half = |b: u64| {
-                let magnitude = b & 0x7f;
-                let nan = if e5 {
-                    magnitude > 0x7c
-                } else {
-                    magnitude == 0x7f
+        // bits of both terms lie within the 53 of the sum
+        let rows: Vec<Vec<u64>> = rows
+            .into_iter()
+            .filter(|r| {
+                let e = exact(r);
+                let (a, c) = match count {
+                    2 => (wide(r[0]), -wide(r[1])),
+                    _ => (wide(r[0]) * wide(r[1]), wide(r[2])),
                 };
-                if nan {
-                    return 0x7fff;
-                }
-                if e5 && magnitude == 0x7c {
-                    return 0x7c00 | (b & 0x80) << 8;
-                }
-                u64::from(half::f16::from_f64(value(b, e5)).to_bits())
-            };
-            half(r[0] >> 8) << 16 | half(r[0] & 0xff)
-        });
+                e - a == c && e - c == a
+            })
+            .collect();
+        assert!(rows.len() > 300, "{op}: {}", rows.len());
+        let types = vec![4; 1 + count];
+        let run = |mode: &str| apply(&format!("{op}.{mode}.f32"), &types, &rows);
+        let (down, up, zero) = (run("rm"), run("rp"), run("rz"));
+        for (i, row) in rows.iter().enumerate() {
+            let (d, u, e) = (f32_of(down[i]), f32_of(up[i]), exact(row));
+            let what = format!("{op} {row:x?}: {d:e} {u:e}, exactly {e:e}");
+            assert!(
+                compare(d.into(), e).is_le() && compare(u.into(), e).is_ge(),
+                "{what}"
+            );
+            let least = d == u || d.next_up() == u;
+            assert!(least, "{what}");
+            if e == 0.0 {
+                // an exact zero of terms that are none is -0 when rounded down
+                let zeros = match count {
+                    2 => row.iter().all(|&v| f32_of(v) == 0.0),
+                    _ => f32_of(row[2]) == 0.0,
+                };
+                assert!(
+                    zeros || d.is_sign_negative() && u.is_sign_positive(),
+                    "{what}"
+                );
+                continue;
+            }
+            let towards = if e > 0.0 { d } else { u };
+            assert_eq!(f32_of(zero[i]).to_bits(), towards.to_bits(), "{what}");
+        }
+    }
+}
+
+#[test]
+fn denormals_of_f32_are_flushed_in_every_operation() {
+    let flush = |bits: u64| {
+        if f32_of(bits).is_subnormal() {
+            bits & 0x8000_0000
+        } else {
+            bits
+        }
+    };
+    for (op, count) in [
+        ("sub.ftz", 2),
+        ("sub.rm.ftz", 2),
+        ("mul.rp.ftz", 2),
+        ("div.rn.ftz", 2),
+        ("div.rz.ftz", 2),
+        ("min.ftz", 2),
+        ("max.ftz", 2),
+        ("max.ftz.NaN", 2),
+        ("fma.rn.ftz", 3),
+        ("fma.rz.ftz", 3),
+        ("sqrt.rn.ftz", 1),
+        ("rcp.rp.ftz", 1),
+        ("abs.ftz", 1),
+        ("neg.ftz", 1),
+    ] {
+        let rows = match count {
+            1 => single(),
+            2 => pairs(&f32_bits()[..60]),
+            _ => triples(&f32_bits()[..60]),
+        };
+        let flushed: Vec<Vec<u64>> = rows
+            .iter()
+            .map(|r| r.iter().map(|&v| flush(v)).collect())
+            .collect();
+        let types = vec![4; 1 + count];
+        let plain = apply(&format!("{}.f32", op.replace(".ftz", "")), &types, &flushed);
+        let found = apply(&format!("{op}.f32"), &types, &rows);
+        for i in 0..rows.len() {
+            assert_eq!(found[i], flush(plain[i]), "{op} {:x?}", rows[i]);
+        }
     }
 }

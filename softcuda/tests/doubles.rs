@@ -328,3 +328,38 @@ fn double_precision_is_the_hosts_and_directed_products_bracket() {
         }
     }
 }
+
+#[test]
+fn signs_and_extremes_of_f64() {
+    let values: Vec<u64> = f32_values()
+        .iter()
+        .take(60)
+        .map(|v| f64::from(*v).to_bits())
+        .chain([1, 1 << 63 | 1, f64::MAX.to_bits(), f64::NAN.to_bits()])
+        .collect();
+    let rows = pairs(&values);
+    let f = f64::from_bits;
+    let is_nan = |v: u64| f(v).is_nan();
+    for (op, greater) in [("min", false), ("max", true)] {
+        let found = apply(&format!("{op}.f64"), &[8, 8, 8], &rows);
+        for (r, found) in rows.iter().zip(found) {
+            let expected = match (is_nan(r[0]), is_nan(r[1])) {
+                (true, true) => {
+                    assert!(is_nan(found), "{op} {r:x?}");
+                    continue;
+                }
+                (true, false) => r[1],
+                (false, true) => r[0],
+                // total order puts -0 below +0
+                _ if f(r[0]).total_cmp(&f(r[1])).is_ge() == greater => r[0],
+                _ => r[1],
+            };
+            assert_eq!(found, expected, "{op} {r:x?}");
+        }
+    }
+    check("abs.f64", &[8, 8], &rows, |r| r[0] & (u64::MAX >> 1));
+    check("neg.f64", &[8, 8], &rows, |r| r[0] ^ 1 << 63);
+    check("copysign.f64", &[8, 8, 8], &rows, |r| {
+        r[1] & (u64::MAX >> 1) | r[0] & 1 << 63
+    });
+}

@@ -148,3 +148,204 @@ fn halves_round_fused_results_once() {
         }
     }
 }
+
+type Number = fn(u64) -> f32;
+
+/// What there is of both formats: its name, its number, the pattern of infinity.
+const FORMATS: [(&str, Number, u64); 2] = [
+    ("f16", |v| half::f16::from_bits(v as u16).to_f32(), 0x7c00),
+    ("bf16", |v| half::bf16::from_bits(v as u16).to_f32(), 0x7f80),
+];
+
+fn is_nan(v: u64, infinity: u64) -> bool {
+    v & 0x7fff > infinity
+}
+
+/// Denormals of f16 to zero.
+fn flush(v: u64) -> u64 {
+    if v & 0x7c00 == 0 { v & 0x8000 } else { v }
+}
+
+/// Checks an instruction of one half, and of two at a time.
+fn check_both(op: &str, ty: &str, rows: &[Vec<u64>], one: impl Fn(&[u64]) -> u64) {
+    let operands = rows[0].len();
+    check(&format!("{op}.{ty}"), &vec![2; operands + 1], rows, &one);
+    let pair = |i: usize, j: usize| -> Vec<u64> {
+        let (low, high) = (&rows[i], &rows[j]);
+        low.iter().zip(high).map(|(l, h)| h << 16 | l).collect()
+    };
+    let pairs: Vec<Vec<u64>> = (0..rows.len())
+        .map(|i| pair(i, rows.len() - 1 - i))
+        .collect();
+    check(
+        &format!("{op}.{ty}x2"),
+        &vec![4; operands + 1],
+        &pairs,
+        |r| {
+            let part = |shift: u32| -> Vec<u64> { r.iter().map(|v| v >> shift & 0xffff).collect() };
+            one(&part(0)) | one(&part(16)) << 16
+        },
+    );
+}
+
+#[test]
+fn sums_and_products_of_infinities_and_nan() {
+    for (ty, number, infinity) in FORMATS {
+        let special = [
+            0,
+            0x8000,
+            infinity,
+            infinity | 0x8000,
+            infinity + 1,
+            0xffff,
+            1,
+            0x3c00,
+        ];
+        let rows = pairs(&special);
+        for (op, f) in [
+            ("add.rn", (|a, b| a + b) as fn(f32, f32) -> f32),
+            ("sub.rn", |a, b| a - b),
+            ("mul.rn", |a, b| a * b),
+        ] {
+            let op = &op.replace(".rn", if ty == "f16" { "" } else { ".rn" });
+            check_both(op, ty, &rows, |r| {
+                // one of the two is special, so that nothing is rounded but denormals
+                let exact = f(number(r[0]), number(r[1]));
+                match ty {
+                    _ if exact.is_nan() => 0x7fff,
+                    "f16" => half::f16::from_f32(exact).to_bits().into(),
+                    _ => half::bf16::from_f32(exact).to_bits().into(),
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn differences_are_sums_with_the_sign_turned() {
+    for (ty, _, infinity) in FORMATS {
+        let finite = |v: &u64| !is_nan(*v, infinity);
+        let values: Vec<u64> = half_values().into_iter().filter(finite).collect();
+        let rows = pairs(&values);
+        let turned: Vec<Vec<u64>> = rows.iter().map(|r| vec![r[0], r[1] ^ 0x8000]).collect();
+        let sums = apply(&format!("add.rn.{ty}"), &[2, 2, 2], &turned);
+        let differences = apply(&format!("sub.rn.{ty}"), &[2, 2, 2], &rows);
+        assert_eq!(sums, differences, "{ty}");
+    }
+}
+
+#[test]
+fn denormal_halves_are_flushed_and_results_clamped_where_it_is_said() {
+    let rows = pairs(&half_values());
+    let number = FORMATS[0].1;
+    for op in ["add", "sub", "mul"] {
+        let plain = apply(&format!("{op}.f16"), &[2, 2, 2], &rows);
+        let flushed: Vec<Vec<u64>> = rows
+            .iter()
+            .map(|r| vec![flush(r[0]), flush(r[1])])
+            .collect();
+        let plain_flushed = apply(&format!("{op}.f16"), &[2, 2, 2], &flushed);
+        let clamp = |v: u64| {
+            let x = number(v);
+            let clamped = if x.is_nan() {
+                0.0
+            } else {
+                x.clamp(0.0, 1.0) + 0.0
+            };
+            u64::from(half::f16::from_f32(clamped).to_bits())
+        };
+        let found = |what: &str| apply(&format!("{op}{what}.f16"), &[2, 2, 2], &rows);
+        let (ftz, sat, both) = (found(".ftz"), found(".sat"), found(".ftz.sat"));
+        for i in 0..rows.len() {
+            assert_eq!(ftz[i], flush(plain_flushed[i]), "{op}.ftz {:x?}", rows[i]);
+            assert_eq!(sat[i], clamp(plain[i]), "{op}.sat {:x?}", rows[i]);
+            let expected = clamp(flush(plain_flushed[i]));
+            assert_eq!(both[i], expected, "{op}.ftz.sat {:x?}", rows[i]);
+        }
+    }
+}
+
+#[test]
+fn fused_sums_are_flushed_clamped_or_made_positive() {
+    for (ty, number, infinity) in FORMATS {
+        let rows: Vec<Vec<u64>> = triples(&half_values()).into_iter().step_by(3).collect();
+        let plain = |rows: &[Vec<u64>]| apply(&format!("fma.rn.{ty}"), &[2; 4], rows);
+        let sums = plain(&rows);
+        let by_row = |list: Vec<u64>| -> std::collections::HashMap<Vec<u64>, u64> {
+            rows.iter().cloned().zip(list).collect()
+        };
+        let of = by_row(sums);
+        check_both("fma.rn", ty, &rows, |r| of[r]);
+        check_both("fma.rn.relu", ty, &rows, |r| {
+            let sum = of[r];
+            match sum {
+                _ if is_nan(sum, infinity) => 0x7fff,
+                _ if sum & 0x8000 != 0 => 0,
+                _ => sum,
+            }
+        });
+        if ty == "bf16" {
+            continue;
+        }
+        check_both("fma.rn.sat", ty, &rows, |r| {
+            let x = number(of[r]);
+            let clamped = if x.is_nan() {
+                0.0
+            } else {
+                x.clamp(0.0, 1.0) + 0.0
+            };
+            half::f16::from_f32(clamped).to_bits().into()
+        });
+        let flushed: Vec<Vec<u64>> = rows
+            .iter()
+            .map(|r| r.iter().map(|&v| flush(v)).collect())
+            .collect();
+        let of = by_row(plain(&flushed));
+        check_both("fma.rn.ftz", ty, &rows, |r| flush(of[r]));
+    }
+}
+
+#[test]
+fn the_lesser_and_the_greater_of_halves() {
+    for (ty, number, infinity) in FORMATS {
+        let mut values = half_values();
+        values.extend([infinity, infinity | 0x8000, infinity + 1, 0xffff]);
+        let rows = pairs(&values);
+        for (op, sign) in [("min", 1.0), ("max", -1.0)] {
+            for nan in [false, true] {
+                let op = format!("{op}{}", if nan { ".NaN" } else { "" });
+                check_both(&op, ty, &rows, |r| {
+                    let (a, b) = (r[0], r[1]);
+                    match (is_nan(a, infinity), is_nan(b, infinity)) {
+                        (true, true) => return 0x7fff,
+                        (true, _) | (_, true) if nan => return 0x7fff,
+                        (true, false) => return b,
+                        (false, true) => return a,
+                        _ => {}
+                    }
+                    // total order puts -0 below +0
+                    let order = (sign * number(a)).total_cmp(&(sign * number(b)));
+                    if order.is_le() { a } else { b }
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn signs_of_halves_are_dropped_and_turned() {
+    let rows: Vec<Vec<u64>> = (0..=0xffff).map(|v| vec![v]).collect();
+    for (ty, _, infinity) in FORMATS {
+        let number: Vec<Vec<u64>> = rows
+            .iter()
+            .filter(|r| !is_nan(r[0], infinity))
+            .cloned()
+            .collect();
+        check_both("abs", ty, &number, |r| r[0] & 0x7fff);
+        check_both("neg", ty, &number, |r| r[0] ^ 0x8000);
+        if ty == "f16" {
+            check_both("abs.ftz", ty, &number, |r| flush(r[0]) & 0x7fff);
+            check_both("neg.ftz", ty, &number, |r| flush(r[0]) ^ 0x8000);
+        }
+    }
+}

@@ -435,3 +435,233 @@ fn shifts_clamp_and_bits_are_found() {
         },
     );
 }
+
+/// The low `bits` of a number, and the same read as a signed one.
+fn low(v: u64, bits: u32) -> u64 {
+    v & (u64::MAX >> (64 - bits))
+}
+
+fn whole(v: u64, bits: u32, is_signed: bool) -> i128 {
+    if is_signed {
+        i128::from((v << (64 - bits)) as i64 >> (64 - bits))
+    } else {
+        low(v, bits).into()
+    }
+}
+
+const WIDTHS: [(&str, u32, bool); 6] = [
+    ("u16", 16, false),
+    ("s16", 16, true),
+    ("u32", 32, false),
+    ("s32", 32, true),
+    ("u64", 64, false),
+    ("s64", 64, true),
+];
+
+/// Sums, products, quotients and extremes of every width, in wider integers.
+#[test]
+fn integers_of_every_width_are_computed_with() {
+    let (two, three) = (pairs(&integers()), triples(&integers()));
+    for (ty, bits, is_signed) in WIDTHS {
+        let bytes = bits as usize / 8;
+        let of = |v: u64| whole(v, bits, is_signed);
+        let cut = |v: i128| low(v as u64, bits);
+        type Two = fn(i128, i128) -> i128;
+        let rest: Two = |a, b| if b == 0 { a } else { a % b };
+        let quotient: Two = |a, b| if b == 0 { -1 } else { a / b };
+        let operations: [(&str, Two); 7] = [
+            ("add", |a, b| a + b),
+            ("sub", |a, b| a - b),
+            ("mul.lo", |a, b| a.wrapping_mul(b)),
+            ("div", quotient),
+            ("rem", rest),
+            ("min", i128::min),
+            ("max", i128::max),
+        ];
+        for (op, f) in operations {
+            check(&format!("{op}.{ty}"), &[bytes; 3], &two, |r| {
+                cut(f(of(r[0]), of(r[1])))
+            });
+        }
+        // products of unsigned numbers of 64 bits need all 128
+        let high = |a: u64, b: u64| -> i128 {
+            if is_signed {
+                of(a) * of(b) >> bits
+            } else {
+                (u128::from(low(a, bits)) * u128::from(low(b, bits)) >> bits) as i128
+            }
+        };
+        check(&format!("mul.hi.{ty}"), &[bytes; 3], &two, |r| {
+            cut(high(r[0], r[1]))
+        });
+        check(&format!("mad.lo.{ty}"), &[bytes; 4], &three, |r| {
+            cut(of(r[0]).wrapping_mul(of(r[1])).wrapping_add(of(r[2])))
+        });
+        if bits > 16 {
+            check(&format!("mad.hi.{ty}"), &[bytes; 4], &three, |r| {
+                cut(high(r[0], r[1]) + of(r[2]))
+            });
+        }
+        if bits < 64 {
+            let wide = &[2 * bytes, bytes, bytes, 2 * bytes];
+            check(&format!("mul.wide.{ty}"), &wide[..3], &two, |r| {
+                low((of(r[0]) * of(r[1])) as u64, 2 * bits)
+            });
+            check(&format!("mad.wide.{ty}"), wide, &three, |r| {
+                low((of(r[0]) * of(r[1]) + i128::from(r[2])) as u64, 2 * bits)
+            });
+            check(&format!("sad.{ty}"), &[bytes; 4], &three, |r| {
+                cut((of(r[0]) - of(r[1])).abs() + of(r[2]))
+            });
+        }
+        if is_signed {
+            check(&format!("abs.{ty}"), &[bytes; 2], &two, |r| {
+                cut(of(r[0]).abs())
+            });
+            check(&format!("neg.{ty}"), &[bytes; 2], &two, |r| cut(-of(r[0])));
+        }
+        let by: Vec<Vec<u64>> = two.iter().map(|r| vec![r[0], r[1]]).collect();
+        check(&format!("shr.{ty}"), &[bytes, bytes, 4], &by, |r| {
+            cut(of(r[0]) >> (r[1] as u32).min(bits))
+        });
+        check(&format!("shl.b{bits}"), &[bytes, bytes, 4], &by, |r| {
+            let by = r[1] as u32;
+            if by >= bits { 0 } else { low(r[0] << by, bits) }
+        });
+    }
+    check("sub.sat.s32", &[4, 4, 4], &two, |r| {
+        w((r[0] as i32).saturating_sub(r[1] as i32) as u32)
+    });
+}
+
+#[test]
+fn bits_of_words_of_both_widths_are_found_and_moved() {
+    let (two, three) = (pairs(&integers()), triples(&integers()));
+    for bits in [32u32, 64] {
+        let bytes = bits as usize / 8;
+        check(&format!("popc.b{bits}"), &[4, bytes], &two, |r| {
+            w(low(r[0], bits).count_ones())
+        });
+        check(&format!("clz.b{bits}"), &[4, bytes], &two, |r| {
+            w(low(r[0], bits).leading_zeros() - (64 - bits))
+        });
+        check(&format!("brev.b{bits}"), &[bytes, bytes], &two, |r| {
+            low(r[0].reverse_bits() >> (64 - bits), bits)
+        });
+        for is_signed in [false, true] {
+            let ty = format!("{}{bits}", if is_signed { "s" } else { "u" });
+            for shift in [false, true] {
+                let op = format!("bfind{}.{ty}", if shift { ".shiftamt" } else { "" });
+                check(&op, &[4, bytes], &two, |r| {
+                    let v = whole(r[0], bits, is_signed);
+                    // the highest bit that is unlike the sign
+                    let v = low(if v < 0 { !v } else { v } as u64, bits);
+                    match v {
+                        0 => 0xffff_ffff,
+                        v if shift => w(bits - 1 - v.ilog2()),
+                        v => w(v.ilog2()),
+                    }
+                });
+            }
+            // the manual's loop, bit by bit
+            check(&format!("bfe.{ty}"), &[bytes, bytes, 4, 4], &three, |r| {
+                let (pos, len) = ((r[1] & 255) as u32, (r[2] & 255) as u32);
+                let sign = if is_signed && len > 0 {
+                    r[0] >> (pos + len - 1).min(bits - 1) & 1
+                } else {
+                    0
+                };
+                (0..bits).fold(0, |d, i| {
+                    let bit = if i < len && pos + i < bits {
+                        r[0] >> (pos + i) & 1
+                    } else {
+                        sign
+                    };
+                    d | bit << i
+                })
+            });
+        }
+        for len in [0, 1, 7, 32, 64, 255] {
+            let text = format!("$bfi.b{bits} %d, %s0, %s1, %s2, {len};\n");
+            check(&text, &[bytes, bytes, bytes, 4], &three, |r| {
+                let pos = (r[2] & 255) as u32;
+                (0..bits).fold(0, |d, i| {
+                    let inside = i >= pos && i < pos + len;
+                    let bit = if inside { r[0] >> (i - pos) } else { r[1] >> i };
+                    d | (bit & 1) << i
+                })
+            });
+        }
+    }
+    for (mode, most) in [("wrap", 31), ("clamp", 32)] {
+        let by = move |v: u64| {
+            if most == 31 {
+                v as u32 & 31
+            } else {
+                (v as u32).min(32)
+            }
+        };
+        let both = |r: &[u64]| low(r[0], 32) | r[1] << 32;
+        check(&format!("shf.l.{mode}.b32"), &[4; 4], &three, |r| {
+            let shifted = u128::from(both(r)) << by(r[2]);
+            w((shifted >> 32) as u32)
+        });
+        check(&format!("shf.r.{mode}.b32"), &[4; 4], &three, |r| {
+            w((u128::from(both(r)) >> by(r[2])) as u32)
+        });
+    }
+    // the modes of prmt, by the manual's tables
+    for (mode, table) in [
+        (
+            "f4e",
+            [[3, 2, 1, 0], [4, 3, 2, 1], [5, 4, 3, 2], [6, 5, 4, 3]],
+        ),
+        (
+            "b4e",
+            [[5, 6, 7, 0], [6, 7, 0, 1], [7, 0, 1, 2], [0, 1, 2, 3]],
+        ),
+        ("rc8", [[0; 4], [1; 4], [2; 4], [3; 4]]),
+        ("ecl", [[3, 2, 1, 0], [3, 2, 1, 1], [3, 2, 2, 2], [3; 4]]),
+        ("ecr", [[0; 4], [1, 1, 1, 0], [2, 2, 1, 0], [3, 2, 1, 0]]),
+        (
+            "rc16",
+            [[1, 0, 1, 0], [3, 2, 3, 2], [1, 0, 1, 0], [3, 2, 3, 2]],
+        ),
+    ] {
+        check(&format!("prmt.b32.{mode}"), &[4; 4], &three, |r| {
+            let bytes = (low(r[0], 32) | r[1] << 32).to_le_bytes();
+            // tables are written from the highest byte to the lowest
+            let picks: [usize; 4] = table[(r[2] & 3) as usize];
+            let d = picks.map(|i| bytes[i]);
+            w(u32::from_be_bytes(d))
+        });
+    }
+}
+
+#[test]
+fn carries_are_taken_and_given() {
+    // a sum of three parts: the middle one takes a carry and gives one
+    for bits in [32u32, 64] {
+        let bytes = bits as usize / 8;
+        for (op, subtract) in [("add", false), ("sub", true)] {
+            for ty in ["u", "s"] {
+                let text = format!(
+                    "${{ .reg .b{bits} %low, %middle;\n{op}.cc.{ty}{bits} %low, %s0, %s1;\n\
+                     {op}c.cc.{ty}{bits} %middle, %s1, %s2;\n{op}c.{ty}{bits} %d, %s2, %s0;\n\
+                     xor.b{bits} %d, %d, %middle;\n}}\n"
+                );
+                check(&text, &[bytes; 4], &triples(&integers()), |r| {
+                    let part = |i: usize| u128::from(low(r[i], bits));
+                    let (mut carry, mut words) = (0, [0; 3]);
+                    for (word, (a, b)) in words.iter_mut().zip([(0, 1), (1, 2), (2, 0)]) {
+                        let (a, b) = (part(a), part(b) + carry);
+                        let wide = if subtract { a.wrapping_sub(b) } else { a + b };
+                        carry = wide >> bits & 1;
+                        *word = low(wide as u64, bits);
+                    }
+                    words[1] ^ words[2]
+                });
+            }
+        }
+    }
+}

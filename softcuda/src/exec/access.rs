@@ -72,8 +72,8 @@ pub(super) fn run(
             Ok(())
         }
         Op::Mbarrier(op) => mbarrier::mbarrier(cx, block, warp, op, mask),
-        Op::Clock(d, wide) => {
-            let now = warp.instructions;
+        Op::Clock(d, wide, shift) => {
+            let now = warp.instructions >> shift;
             if *wide {
                 u64::put(&mut warp.regs, *d, &[now; LANES], mask);
             } else {

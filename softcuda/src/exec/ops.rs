@@ -310,7 +310,7 @@ pub(crate) enum Op {
     LaunchDependents,
     GridWait,
     /// Clock of 32 or 64 bits.
-    Clock(u16, bool),
+    Clock(u16, bool, u32),
     /// `isspacep`: predicate, address, place.
     IsSpace(u16, u16, Place),
 }

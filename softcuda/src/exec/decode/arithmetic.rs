@@ -168,14 +168,17 @@ impl Decoder<'_> {
                 Ok(())
             }
             (d, Operand::Special(name))
-                if matches!(
-                    name.as_str(),
-                    "%clock" | "%clock_hi" | "%clock64" | "%globaltimer" | "%globaltimer_lo"
-                ) =>
+                if name.starts_with("%clock") || name.starts_with("%globaltimer") =>
             {
+                // 64 bits, or one half of them
+                let shift = match name.as_str() {
+                    "%clock" | "%clock64" | "%globaltimer" | "%globaltimer_lo" => 0,
+                    "%clock_hi" | "%globaltimer_hi" => 32,
+                    _ => return self.error(format!("`{name}` is no register that is known")),
+                };
                 let row = self.register(d, ty)?;
-                let wide = ty.bytes() == 8;
-                self.push(Op::Clock(row, wide), Slots::default(), Class::Move);
+                let op = Op::Clock(row, ty.bytes() == 8, shift);
+                self.push(op, Slots::default(), Class::Move);
                 Ok(())
             }
             (d, a) => {
