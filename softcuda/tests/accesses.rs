@@ -218,6 +218,13 @@ fn special_registers_tell_where_a_thread_is() {
             "smid",
             "nsmid",
             "dynamic_smem_size",
+            "total_smem_size",
+            "cluster_ctarank",
+            "cluster_nctarank",
+            "cluster_ctaid.x",
+            "cluster_nctaid.y",
+            "clusterid.x",
+            "nclusterid.x",
         ]
         .map(|name| format!("%{name}")),
     );
@@ -272,12 +279,32 @@ fn special_registers_tell_where_a_thread_is() {
             found[15] < 4 && found[16] == 4,
             "one of four multiprocessors"
         );
-        assert_eq!(found[17], 48);
+        assert_eq!(found[17..19], [48, 48]);
+        // every block is a cluster
+        assert_eq!(found[19..25], [0, 1, 0, 1, found[6], found[9]]);
         let below = (1u32 << lane) - 1;
         let equal = 1 << lane;
         let expected = [equal, below, below | equal, !(below | equal), !below];
-        assert_eq!(found[18..23], expected);
-        assert_eq!(found[23], 32);
+        assert_eq!(found[25..30], expected);
+        assert_eq!(found[30], 32);
+    }
+}
+
+#[test]
+fn clocks_go_on_and_have_two_halves() {
+    let clocks = ["%clock64", "%globaltimer"];
+    for (whole, low, high) in [
+        (clocks[0], "%clock", "%clock_hi"),
+        (clocks[1], "%globaltimer_lo", "%globaltimer_hi"),
+    ] {
+        let body = format!(
+            "mov.u64 %w, {whole};\nmov.u32 %x, {low};\nmov.u32 %y, {high};\nmov.u64 %v, {whole};\n\
+             setp.lt.u64 %q, %w, %v;\nselp.b32 %d, 1, 0, %q;\n\
+             mov.b64 %u, {{%x, %y}};\nsetp.le.u64 %q, %w, %u;\n@%q add.u32 %d, %d, 2;\n\
+             setp.ge.u64 %q, %v, %u;\n@%q add.u32 %d, %d, 4;"
+        );
+        let found = lanes("", ".reg .b64 %v, %u;\n.reg .pred %q;", &body);
+        assert_eq!(found, [7; 32], "{whole}");
     }
 }
 

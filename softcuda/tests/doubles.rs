@@ -1,4 +1,4 @@
-//! 64-bit floats in every direction of rounding, against exact integers.
+//! 64-bit floats against the host, and in every direction of rounding against exact integers.
 
 mod common;
 
@@ -279,4 +279,87 @@ fn gross_approximations_keep_twenty_bits() {
             }
         }
     }
+}
+
+#[test]
+fn double_precision_is_the_hosts_and_directed_products_bracket() {
+    let mut values: Vec<u64> = f32_values()
+        .iter()
+        .map(|v| f64::from(*v).to_bits())
+        .collect();
+    values.extend([
+        1,
+        f64::MIN_POSITIVE.to_bits(),
+        f64::MAX.to_bits(),
+        0x000f_ffff_ffff_ffff,
+    ]);
+    let values: Vec<u64> = values
+        .into_iter()
+        .filter(|v| !f64::from_bits(*v).is_nan())
+        .collect();
+    let rows = pairs(&values);
+    let f = f64::from_bits;
+    let same = |x: f64, found: u64| x.is_nan() && f(found).is_nan() || x.to_bits() == found;
+    for (op, exact) in [
+        ("add.rn.f64", (|a, b| a + b) as fn(f64, f64) -> f64),
+        ("mul.rn.f64", |a, b| a * b),
+        ("div.rn.f64", |a, b| a / b),
+    ] {
+        for (row, found) in rows.iter().zip(apply(op, &[8, 8, 8], &rows)) {
+            let e = exact(f(row[0]), f(row[1]));
+            assert!(same(e, found), "{op} {row:x?} {found:x}");
+        }
+    }
+    for op in ["add", "mul"] {
+        let near = apply(&format!("{op}.rn.f64"), &[8, 8, 8], &rows);
+        let down = apply(&format!("{op}.rm.f64"), &[8, 8, 8], &rows);
+        let up = apply(&format!("{op}.rp.f64"), &[8, 8, 8], &rows);
+        for i in 0..rows.len() {
+            let (n, d, u) = (f(near[i]), f(down[i]), f(up[i]));
+            if n.is_nan() {
+                continue;
+            }
+            assert!(d <= n && n <= u, "{op} {:x?}", rows[i]);
+            assert!(
+                d == u || d.next_up() == u,
+                "{op} {:x?} {d:e} {u:e}",
+                rows[i]
+            );
+        }
+    }
+}
+
+#[test]
+fn signs_and_extremes_of_f64() {
+    let values: Vec<u64> = f32_values()
+        .iter()
+        .take(60)
+        .map(|v| f64::from(*v).to_bits())
+        .chain([1, 1 << 63 | 1, f64::MAX.to_bits(), f64::NAN.to_bits()])
+        .collect();
+    let rows = pairs(&values);
+    let f = f64::from_bits;
+    let is_nan = |v: u64| f(v).is_nan();
+    for (op, greater) in [("min", false), ("max", true)] {
+        let found = apply(&format!("{op}.f64"), &[8, 8, 8], &rows);
+        for (r, found) in rows.iter().zip(found) {
+            let expected = match (is_nan(r[0]), is_nan(r[1])) {
+                (true, true) => {
+                    assert!(is_nan(found), "{op} {r:x?}");
+                    continue;
+                }
+                (true, false) => r[1],
+                (false, true) => r[0],
+                // total order puts -0 below +0
+                _ if f(r[0]).total_cmp(&f(r[1])).is_ge() == greater => r[0],
+                _ => r[1],
+            };
+            assert_eq!(found, expected, "{op} {r:x?}");
+        }
+    }
+    check("abs.f64", &[8, 8], &rows, |r| r[0] & (u64::MAX >> 1));
+    check("neg.f64", &[8, 8], &rows, |r| r[0] ^ 1 << 63);
+    check("copysign.f64", &[8, 8, 8], &rows, |r| {
+        r[1] & (u64::MAX >> 1) | r[0] & 1 << 63
+    });
 }

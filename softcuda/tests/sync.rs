@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Device, Param, kernel};
-use softcuda::exec::{Rule, Violation, code};
+use softcuda::exec::{Overlap, Rule, Violation, code};
 
 /// Runs one block of `threads` over `body`; `%d` goes to the output, `%x` is 5 times the thread.
 fn block(threads: u32, declarations: &str, body: &str) -> Result<Vec<u32>, Box<Violation>> {
@@ -266,4 +266,161 @@ fn copies_arrive_at_mbarriers() {
             assert_eq!(found[32 + i] as usize, 4 * i + 1, "{count}");
         }
     }
+}
+
+#[test]
+fn reductions_of_a_warp_in_every_operation() {
+    let x = |i: u32| i.wrapping_mul(2_654_435_761).rotate_left(i) | 3;
+    let values =
+        "mul.lo.u32 %x, %t, 2654435761;\nshf.l.wrap.b32 %x, %x, %x, %t;\nor.b32 %x, %x, 3;\n";
+    type Fold = fn(u32, u32) -> u32;
+    let folds: [(&str, Fold); 9] = [
+        ("add.u32", u32::wrapping_add),
+        ("add.s32", u32::wrapping_add),
+        ("min.u32", u32::min),
+        ("max.u32", u32::max),
+        ("min.s32", |a, b| (a as i32).min(b as i32) as u32),
+        ("max.s32", |a, b| (a as i32).max(b as i32) as u32),
+        ("and.b32", |a, b| a & b),
+        ("or.b32", |a, b| a | b),
+        ("xor.b32", |a, b| a ^ b),
+    ];
+    for (op, fold) in folds {
+        // members are the lanes whose number has an even second bit
+        let members = 0x3333_3333u32;
+        let body = format!(
+            "{values}mov.u32 %d, 0;\nand.b32 %y, %t, 2;\nsetp.ne.u32 %q, %y, 0;\n@%q bra E;\n\
+             redux.sync.{op} %d, %x, {members};\nE:"
+        );
+        let is_member = |i: u32| members >> i & 1 == 1;
+        let all = (0..32).filter(|&i| is_member(i)).map(x).reduce(fold);
+        let expected = lanes(|i| if is_member(i) { all.unwrap_or(0) } else { 0 });
+        assert_eq!(
+            block(32, "", &body).expect("no violation"),
+            expected,
+            "{op}"
+        );
+    }
+}
+
+#[test]
+fn barriers_reduce_predicates_of_their_threads() {
+    for (op, some, every) in [("and", 0, 1), ("or", 1, 1)] {
+        for (limit, expected) in [(1, some), (200, every), (0, 0)] {
+            let body = format!(
+                "setp.lt.u32 %q, %t, {limit};\nbarrier.cta.red.{op}.pred %r, 0, %q;\nselp.b32 %d, 1, 0, %r;"
+            );
+            let found = block(96, "", &body).expect("no violation");
+            assert_eq!(found, vec![expected; 96], "{op} {limit}");
+        }
+        // the negation of a predicate, at a barrier of two warps out of three
+        let body = format!(
+            "mov.u32 %d, 7;\nsetp.ge.u32 %q, %t, 64;\n@%q bra E;\nsetp.ge.u32 %q, %t, 1;\n\
+             bar.red.{op}.pred %r, 3, 64, !%q;\nselp.b32 %d, 1, 0, %r;\nE:"
+        );
+        let found = block(96, "", &body).expect("no violation");
+        assert_eq!(found[..64], vec![some; 64], "{op}");
+        assert_eq!(found[64..], [7; 32], "{op}");
+    }
+}
+
+/// A warp that sleeps until another one has raised a flag: sleeping holds nobody up, and counts.
+#[test]
+fn a_warp_sleeps_while_it_waits() {
+    let declarations = ".shared .align 4 .u32 flag;";
+    let body = "setp.ne.u32 %q, %t, 0;\n@!%q st.shared.u32 [flag], 0;\nbar.sync 0;\nmov.u32 %d, 1;\n\
+        setp.ge.u32 %q, %t, 32;\n@%q bra W;\n\
+        L:\nnanosleep.u32 100;\nnanosleep.u32 %x;\nld.volatile.shared.u32 %y, [flag];\nsetp.eq.u32 %r, %y, 0;\n@%r bra L;\n\
+        mov.u32 %d, %y;\nbra E;\n\
+        W:\nmov.u32 %y, 50;\nM:\nsub.u32 %y, %y, 1;\nsetp.ne.u32 %r, %y, 0;\n@%r bra M;\n\
+        st.volatile.shared.u32 [flag], 9;\nE:";
+    let found = block(64, declarations, body).expect("no violation");
+    assert_eq!(found, [[9; 32], [1; 32]].concat());
+    // nobody raises it: found, not slept through
+    let mut device = Device::tiny();
+    device.options.patience = 1 << 16;
+    let body = "L:\nnanosleep.u32 1000;\nld.volatile.global.u32 %t, [%p0];\nsetp.eq.u32 %q, %t, 0;\n@%q bra L;";
+    let module = device.load(&kernel(1, ".reg .pred %q;", body));
+    let flag = device.upload(&[0u32]);
+    let grid = device.grid(&module, "k", 1, 32, &[Param::Ptr(flag)]);
+    let violation = device.run(&[grid]).expect_err("a violation");
+    assert_eq!(
+        (violation.rule, violation.code),
+        (Rule::Deadlock, code::LAUNCH_TIMEOUT)
+    );
+}
+
+/// What moves no data and waits for nobody: each form is known, and no other.
+#[test]
+fn hints_are_taken_and_wrong_ones_refused() {
+    let body = "mov.u32 %d, 4;\nprefetch.global.L1 [%p0];\nprefetch.global.L2 [%p0+64];\nprefetch.L1 [%p0];\n\
+        prefetch.global.L2::evict_last [%p0];\nprefetch.global.L2::evict_normal [%p0];\nprefetchu.L1 [%p0];\n\
+        prefetch.local.L1 [l];\nprefetch.global.L2 [4096];\npmevent 3;\npmevent.mask 7;\n\
+        createpolicy.fractional.L2::evict_last.b64 %w, 0f3F800000;\n\
+        st.global.L2::cache_hint.b32 [%p0], %d, %w;";
+    let found = block(1, ".local .align 4 .b8 l[4];", body).expect("no violation");
+    assert_eq!(found, [4]);
+    let device = Device::tiny();
+    for text in [
+        "nanosleep.b32 1;",
+        "nanosleep.u32 1, 2;",
+        "nanosleep.u32;",
+        "prefetch.global.L3 [%p0];",
+        "prefetch.global.L2 %p0;",
+        "prefetch.global.L2;",
+        "pmevent 70000;",
+        "griddepcontrol.go;",
+        "createpolicy.fractional.L2::evict_last.b32 %t, 1.0;",
+        "activemask.b64 %a;",
+        "elect %t|%q, -1;",
+        "redux.sync.add.f32 %t, %t, -1;",
+        "vote.sync.most.pred %q, %q, -1;",
+        "membar.warp;",
+        "fence.gpu.twice;",
+        "bar.sync;",
+    ] {
+        let ptx = kernel(1, ".reg .pred %q;", text);
+        let error = softcuda::ptx::Module::load(&ptx, device.model, &device.memory, None);
+        let error = error.expect_err(text);
+        let line = ptx.lines().nth(error.line as usize - 1);
+        assert_eq!(line, Some(text), "{error}");
+    }
+}
+
+/// A successor looks at memory before and after it waits for its predecessor.
+const CHAIN: &str = ".version 9.0\n.target sm_90\n.address_size 64\n\
+    .visible .entry first(.param .u64 p) {\n.reg .b64 %p;\n.reg .b32 %x;\n.reg .pred %q;\n\
+    ld.param.u64 %p, [p];\nTRIGGER\nmov.u32 %x, 40;\nL:\nsub.u32 %x, %x, 1;\nsetp.ne.u32 %q, %x, 0;\n@%q bra L;\n\
+    st.relaxed.gpu.global.u32 [%p], 1;\nret;\n}\n\
+    .visible .entry second(.param .u64 p, .param .u64 q) {\n.reg .b64 %p, %q;\n.reg .b32 %x, %y;\n\
+    ld.param.u64 %p, [p];\nld.param.u64 %q, [q];\nld.relaxed.gpu.global.u32 %x, [%p];\n\
+    griddepcontrol.wait;\nld.global.u32 %y, [%p];\nst.global.u32 [%q], %x;\nst.global.u32 [%q+4], %y;\nret;\n}\n";
+
+#[test]
+fn a_successor_begins_early_in_between_or_late() {
+    let before = |trigger: &str, overlap: Overlap, seed: u64| {
+        let mut device = Device::tiny();
+        (device.options.overlap, device.options.seed) = (overlap, seed);
+        let module = device.load(&CHAIN.replace("TRIGGER", trigger));
+        let (flag, seen) = (device.upload(&[0u32]), device.empty(8));
+        let first = device.grid(&module, "first", 1, 1, &[Param::Ptr(flag)]);
+        let mut second = device.grid(&module, "second", 1, 1, &[flag, seen].map(Param::Ptr));
+        second.programmatic = true;
+        device.run(&[first, second]).expect("no violation");
+        let seen: Vec<u32> = device.download(seen, 2);
+        assert_eq!(seen[1], 1, "what was waited for is seen");
+        seen[0]
+    };
+    let trigger = "griddepcontrol.launch_dependents;";
+    let mut between = [0; 2];
+    for seed in 0..40 {
+        assert_eq!(before(trigger, Overlap::Early, seed), 0, "seed {seed}");
+        assert_eq!(before(trigger, Overlap::Late, seed), 1, "seed {seed}");
+        between[before(trigger, Overlap::Interleaved, seed) as usize] += 1;
+        // without a word of the predecessor, its successor begins when it is complete
+        for overlap in [Overlap::Early, Overlap::Interleaved, Overlap::Late] {
+            assert_eq!(before("", overlap, seed), 1, "seed {seed}");
+        }
+    }
+    assert!(between[0] > 0 && between[1] > 0, "{between:?}");
 }

@@ -1,4 +1,4 @@
-//! What lanes and warps do together: shuffles, votes, matrices, atomics, barriers, divergence.
+//! What lanes and warps do together: shuffles, votes, matrices, barriers, divergence.
 
 mod common;
 
@@ -459,66 +459,6 @@ fn truncation_models_differ_where_they_should() {
     assert_eq!(run(Accumulate::Sequential), 16_777_216.0);
     assert_eq!(run(Accumulate::Groups8), 16_777_232.0);
     assert_eq!(run(Accumulate::Groups16), 16_777_232.0);
-}
-
-#[test]
-fn atomics_give_old_values_and_lose_nothing() {
-    for (op, start, value, fold) in [
-        ("add.u32", 5u32, "3", (|a, b| a + b) as fn(u32, u32) -> u32),
-        ("max.s32", 0x8000_0000, "7", |a, b| {
-            (a as i32).max(b as i32) as u32
-        }),
-        ("min.u32", 9, "4", u32::min),
-        ("and.b32", 0xff, "0x0f", |a, b| a & b),
-        ("xor.b32", 1, "2", |a, b| a ^ b),
-        ("exch.b32", 1, "8", |_, b| b),
-        ("inc.u32", 0, "9", |a, b| if a >= b { 0 } else { a + 1 }),
-        (
-            "dec.u32",
-            3,
-            "5",
-            |a, b| if a == 0 || a > b { b } else { a - 1 },
-        ),
-    ] {
-        let device = Device::tiny();
-        let body = format!(
-            "atom.global.{op} %d, [%p1], {value};\nmad.lo.u64 %a, %t64, 4, %p0;\n\
-             st.global.b32 [%a], %d;"
-        );
-        let module = device.load(&kernel(2, ".reg .b32 %d;", &body));
-        let cell = device.upload(&[start]);
-        let out = device.empty(4 * 256);
-        let grid = device.grid(&module, "k", 4, 64, &[Param::Ptr(out), Param::Ptr(cell)]);
-        device.run(&[grid]).expect("no violation");
-        let operand = value
-            .strip_prefix("0x")
-            .map_or_else(|| value.parse(), |v| u32::from_str_radix(v, 16))
-            .expect("a number");
-        let mut olds: Vec<u32> = device.download(out, 256);
-        let (mut expected, mut now) = (Vec::new(), start);
-        for _ in 0..256 {
-            expected.push(now);
-            now = fold(now, operand);
-        }
-        olds.sort_unstable();
-        expected.sort_unstable();
-        assert_eq!(olds, expected, "{op}");
-        assert_eq!(device.download::<u32>(cell, 1), [now], "{op}");
-    }
-    // packed halves and f32 in red
-    let device = Device::tiny();
-    let module = device.load(&kernel(
-        1,
-        ".reg .b32 %d;",
-        "mov.b32 %d, 0x3c003f80;\nred.global.add.noftz.bf16x2 [%p0], 0x3f803f80;\n\
-         red.global.add.f32 [%p0+4], 0f3F000000;",
-    ));
-    let cell = device.upload(&[0u32, 0]);
-    let grid = device.grid(&module, "k", 1, 64, &[Param::Ptr(cell)]);
-    device.run(&[grid]).expect("no violation");
-    let found: Vec<u32> = device.download(cell, 2);
-    let bf16 = u32::from(half::bf16::from_f32(64.0).to_bits());
-    assert_eq!(found, [bf16 << 16 | bf16, 32f32.to_bits()]);
 }
 
 #[test]

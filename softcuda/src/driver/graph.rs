@@ -2,8 +2,8 @@
 
 use super::abi::{EdgeData, Handle};
 use super::error::*;
-use super::queue::Op;
 use super::state::{Capture, State, capture_mode, say};
+use super::work::Op;
 use std::collections::BTreeMap;
 
 /// What a node does.

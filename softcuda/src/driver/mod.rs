@@ -3,7 +3,7 @@
 //! [`api`] holds the entry points by subject, [`symbols`] the table of all names. They work on one
 //! [`state::State`] behind a lock; [`queue`] decides what is done when, and calls the executor
 //! without the lock. Pointers of the program are read and written in [`abi`] and, for copies, in
-//! [`queue`].
+//! [`work`].
 
 pub mod abi;
 pub mod api;
@@ -15,3 +15,4 @@ pub mod queue;
 pub mod settings;
 pub mod state;
 pub mod symbols;
+pub mod work;

@@ -139,6 +139,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, *const (), bool)> {
         api::module::TABLE,
         api::pool::TABLE,
         api::stream::TABLE,
+        api::transfer::TABLE,
     ];
     let of = |table: &'static [(&'static str, Address)], supported| {
         table

@@ -85,18 +85,18 @@ pub(super) fn run(
             d,
             global,
             wide,
-            upper,
+            shift,
         } => {
             let now = if *global {
                 nanoseconds()
             } else {
                 warp.instructions
             };
-            let word = if *upper { now >> 32 } else { now };
+            let now = now >> shift;
             if *wide {
                 u64::put(&mut warp.regs, *d, &[now; LANES], mask);
             } else {
-                u32::put(&mut warp.regs, *d, &[word as u32; LANES], mask);
+                u32::put(&mut warp.regs, *d, &[now as u32; LANES], mask);
             }
             Ok(())
         }

@@ -93,32 +93,31 @@ fn atomic_global(
         let operate = || {
             if bytes == 8 {
                 let cell = allocation.bytes().atomic_u64(at);
-                let update = |old| Some(combine(atomic, old, b, c));
+                let update = |old| Some(combine(atomic, Place::Global, old, b, c));
                 let old = cell
                     .fetch_update(Ordering::AcqRel, Ordering::Acquire, update)
                     .unwrap_or_else(|old| old);
-                (old, combine(atomic, old, b, c) != old)
+                (old, combine(atomic, Place::Global, old, b, c) != old)
             } else if bytes == 4 {
                 let cell = allocation.bytes().atomic_u32(at);
-                let update = |old: u32| Some(combine(atomic, old.into(), b, c) as u32);
+                let update =
+                    |old: u32| Some(combine(atomic, Place::Global, old.into(), b, c) as u32);
                 let old = cell
                     .fetch_update(Ordering::AcqRel, Ordering::Acquire, update)
                     .unwrap_or_else(|old| old);
-                (old.into(), combine(atomic, old.into(), b, c) as u32 != old)
+                (
+                    old.into(),
+                    combine(atomic, Place::Global, old.into(), b, c) as u32 != old,
+                )
             } else {
-                // 16 bits within their word
-                let shift = 8 * (at as u32 % 4);
-                let half = |word: u32| u64::from(word >> shift & 0xffff);
-                // an allocation may end with half a word: its memory does not
-                let cell = allocation.bytes().atomic_u32(at / 4 * 4);
-                let update = |word: u32| {
-                    let new = combine(atomic, half(word), b, c) as u32 & 0xffff;
-                    Some(word & !(0xffff << shift) | new << shift)
-                };
+                let cell = allocation.bytes().atomic_u16(at);
+                let update =
+                    |old: u16| Some(combine(atomic, Place::Global, old.into(), b, c) as u16);
                 let old = cell
                     .fetch_update(Ordering::AcqRel, Ordering::Acquire, update)
                     .unwrap_or_else(|old| old);
-                (half(old), true)
+                let new = combine(atomic, Place::Global, old.into(), b, c) as u16;
+                (old.into(), new != old)
             }
         };
         let ((old, new), met) = cx.run.locations.access(
@@ -180,7 +179,7 @@ fn atomic_shared(
         let mut data = [0; 8];
         data[..width].copy_from_slice(&block.shared.data[at..at + width]);
         let old = u64::from_le_bytes(data);
-        let new = combine(atomic, old, b, c);
+        let new = combine(atomic, Place::Shared, old, b, c);
         block.shared.data[at..at + width].copy_from_slice(&new.to_le_bytes()[..width]);
         changed |= new != old;
         keep_old(&mut warp.regs, atomic, lane, old);
@@ -192,8 +191,8 @@ fn atomic_shared(
     Ok(())
 }
 
-/// What an atomic leaves in memory.
-fn combine(atomic: &Atomic, old: u64, b: u64, c: u64) -> u64 {
+/// What an atomic leaves in memory of `place`.
+fn combine(atomic: &Atomic, place: Place, old: u64, b: u64, c: u64) -> u64 {
     use super::float::*;
     use AtomicOp::*;
     use Type::*;
@@ -206,10 +205,11 @@ fn combine(atomic: &Atomic, old: u64, b: u64, c: u64) -> u64 {
     match (atomic.op, atomic.ty) {
         (Add, U32 | S32) => u64::from((old as u32).wrapping_add(b as u32)),
         (Add, U64) => old.wrapping_add(b),
-        // on memory, f32 additions keep denormals only in shared memory; none here depend on it
+        // in global memory denormals are flushed, operands and sum, whatever the instruction says
         (Add, F32) => {
-            let sum = f32::from_bits(old as u32) + f32::from_bits(b as u32);
-            canon(sum).to_bits().into()
+            let fix = |x: f32| if place == Place::Global { ftz(x) } else { x };
+            let (old, b) = (f32::from_bits(old as u32), f32::from_bits(b as u32));
+            canon(fix(fix(old) + fix(b))).to_bits().into()
         }
         (Add, F64) => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
         (Add, F16) => half(old as u16, b as u16).into(),

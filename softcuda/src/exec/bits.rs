@@ -130,7 +130,7 @@ pub(super) fn bits(op: &str, mods: &mut Mods) -> Option<Selected> {
             some(run, ty, &[ty, U32, U32])
         }
         "prmt" => {
-            // the mode is one of the plain one and six more; only the plain one is emitted
+            let mode = mods.one_of(&["f4e", "b4e", "rc8", "ecl", "ecr", "rc16"]);
             if mods.ty()? != B32 {
                 return None;
             }
@@ -150,7 +150,25 @@ pub(super) fn bits(op: &str, mods: &mut Mods) -> Option<Selected> {
                 }
                 r
             }
-            ternary(B32, lanes!(u32: |a, b, c| permute(a, b, c)))
+            // the other modes choose by two bits of c, here the number of a byte of the result
+            macro_rules! with {
+                (|$n:ident, $i:ident| $byte:expr) => {
+                    lanes!(u32: |a, b, c| {
+                        let $n = c & 3;
+                        permute(a, b, (0..4).fold(0, |picks, $i| picks | ($byte) << (4 * $i)))
+                    })
+                };
+            }
+            let run = match mode {
+                None => lanes!(u32: |a, b, c| permute(a, b, c)),
+                Some("f4e") => with!(|n, i| n + i),
+                Some("b4e") => with!(|n, i| n.wrapping_sub(i) & 7),
+                Some("rc8") => with!(|n, _i| n),
+                Some("ecl") => with!(|n, i| n.max(i)),
+                Some("ecr") => with!(|n, i| n.min(i)),
+                Some(_) => with!(|n, i| (n & 1) << 1 | i & 1),
+            };
+            ternary(B32, run)
         }
         "bmsk" => {
             let wrap = mods.one_of(&["clamp", "wrap"])? == "wrap";
@@ -233,6 +251,8 @@ pub(super) fn products(op: &str, mods: &mut Mods) -> Option<Selected> {
         "sad" => {
             let ty = mods.ty()?;
             let run = match ty {
+                U16 => lanes!(u16: |a, b, c| a.abs_diff(b).wrapping_add(c)),
+                S16 => lanes!(i16, i16, u16 => u16: |a, b, c| a.abs_diff(b).wrapping_add(c)),
                 U32 => lanes!(u32: |a, b, c| a.abs_diff(b).wrapping_add(c)),
                 S32 => lanes!(i32, i32, u32 => u32: |a, b, c| a.abs_diff(b).wrapping_add(c)),
                 U64 => lanes!(u64: |a, b, c| a.abs_diff(b).wrapping_add(c)),

@@ -411,8 +411,10 @@ impl Slow {
         };
         let (least, most) = self.range();
         if x.is_nan() {
-            // as hardware: zero for 8 to 32 bits, the top bit for 64
-            return if self.to.bytes() == 8 { 1 << 63 } else { 0 };
+            // the manual: zero, but the top bit where f64 or an integer of 64 bits takes part
+            let top = self.from == F64 || self.to.bytes() == 8;
+            let bits = 8 * self.to.bytes();
+            return self.widen(if top { 1i128 << (bits - 1) } else { 0 });
         }
         let whole = integral(x, mode);
         // `as` clamps to i128, which holds every range here

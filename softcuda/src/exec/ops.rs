@@ -309,12 +309,12 @@ pub(crate) enum Op {
     Mbarrier(Box<Mbarrier>),
     LaunchDependents,
     GridWait,
-    /// Which clock, all 64 bits of it or 32, and whether those are the upper ones.
+    /// Which clock, all 64 bits of it or 32, and how far they lie from the lowest.
     Clock {
         d: u16,
         global: bool,
         wide: bool,
-        upper: bool,
+        shift: u32,
     },
     /// `isspacep`: predicate, address, place.
     IsSpace(u16, u16, Place),

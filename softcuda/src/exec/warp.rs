@@ -547,6 +547,8 @@ pub(super) fn run(
                         block.triggered = true;
                         cx.grid.triggered.fetch_add(1, Ordering::AcqRel);
                         cx.run.changed();
+                        // so that the successor may run before the next instruction
+                        budget = 0;
                     }
                     pc += 1;
                 }

@@ -5,7 +5,7 @@
 //! for what must be indivisible, through an atomic.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
 /// A range of host memory that stands for device memory.
 #[derive(Debug)]
@@ -85,6 +85,15 @@ impl Bytes {
         let to = self.at(offset, data.len());
         // SAFETY: checked by `at`; `data` is no part of device memory
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) }
+    }
+
+    /// The two bytes at `offset`, for indivisible access.
+    #[inline(always)]
+    pub fn atomic_u16(&self, offset: usize) -> &AtomicU16 {
+        let at = self.at(offset, 2).cast::<u16>();
+        assert!(at.is_aligned(), "an atomic of 2 bytes at {offset}");
+        // SAFETY: in range and aligned
+        unsafe { AtomicU16::from_ptr(at) }
     }
 
     /// The four bytes at `offset`, for indivisible access.

@@ -1,4 +1,4 @@
-//! Calls and what they answer: contexts, handles, attributes, copies, modules, launches.
+//! Calls and what they answer: contexts, handles, attributes, modules, launches.
 
 use crate::support::raw::*;
 use crate::support::{PTX, on_softcuda};
@@ -164,108 +164,6 @@ fn destroyed_handles_are_told() {
             "were freed",
         ]);
     }
-}
-
-#[test]
-fn copies_and_fills_of_every_kind() {
-    on_softcuda("calls::copies_and_fills_of_every_kind", &[], || {
-        // SAFETY: the buffers are as long as the calls say.
-        unsafe {
-            start();
-            let a = device(&[1, 2, 3, 4, 5, 6, 7, 8]);
-            let b = device(&[0; 8]);
-            ok(sys::cuMemcpyDtoD_v2(b + 4, a, 12));
-            assert_eq!(read(b, 8), [0, 1, 2, 3, 0, 0, 0, 0]);
-            ok(sys::cuMemcpy(b, a + 16, 8));
-            assert_eq!(read(b, 3), [5, 6, 2]);
-            let host = [9, 10];
-            ok(sys::cuMemcpy(b, host.as_ptr() as u64, 8));
-            assert_eq!(read(b, 3), [9, 10, 2]);
-            ok(sys::cuMemsetD8_v2(b, 1, 4));
-            ok(sys::cuMemsetD16_v2(b + 4, 2, 2));
-            ok(sys::cuMemsetD32_v2(b + 8, 3, 2));
-            assert_eq!(read(b, 4), [0x0101_0101, 0x0002_0002, 3, 3]);
-            assert_eq!(
-                sys::cuMemsetD32_v2(b + 2, 3, 1),
-                CUresult::CUDA_ERROR_INVALID_VALUE
-            );
-            // a column of a matrix of 4 x 2
-            let mut column = [0i32; 2];
-            let copy = sys::CUDA_MEMCPY2D {
-                srcXInBytes: 8,
-                srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
-                srcDevice: a,
-                srcPitch: 16,
-                dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_HOST,
-                dstHost: column.as_mut_ptr().cast(),
-                dstPitch: 4,
-                WidthInBytes: 4,
-                Height: 2,
-                srcY: 0,
-                srcHost: null(),
-                srcArray: null_mut(),
-                dstXInBytes: 0,
-                dstY: 0,
-                dstDevice: 0,
-                dstArray: null_mut(),
-            };
-            ok(sys::cuMemcpy2D_v2(&copy));
-            assert_eq!(column, [3, 7]);
-            ok(sys::cuMemsetD2D32_v2(b, 16, 7, 1, 2));
-            assert_eq!(read(b, 5), [7, 0x0002_0002, 3, 3, 7]);
-            // beyond the end, nothing is copied
-            let beyond = sys::cuMemcpyDtoD_v2(b, a + 16, 20);
-            assert_eq!(beyond, CUresult::CUDA_ERROR_INVALID_VALUE);
-            assert_eq!(sys::cuMemFree_v2(a + 4), CUresult::CUDA_ERROR_INVALID_VALUE);
-            let (mut base, mut bytes) = (0, 0);
-            ok(sys::cuMemGetAddressRange_v2(&mut base, &mut bytes, a + 5));
-            assert_eq!((base, bytes), (a, 32));
-            let (mut free, mut total) = (0, 0);
-            ok(sys::cuMemGetInfo_v2(&mut free, &mut total));
-            assert_eq!((total, total - free), (80 << 30, 64));
-            let mut huge = 0;
-            let refused = sys::cuMemAlloc_v2(&mut huge, 81 << 30);
-            assert_eq!(refused, CUresult::CUDA_ERROR_OUT_OF_MEMORY);
-        }
-    });
-}
-
-#[test]
-fn host_memory_is_reached_from_the_device() {
-    on_softcuda("calls::host_memory_is_reached_from_the_device", &[], || {
-        // SAFETY: the memory is read and written between synchronisations only.
-        unsafe {
-            start();
-            let add_one = function(module(PTX), "add");
-            let pinned: *mut c_void = get(|p| sys::cuMemHostAlloc(p, 128, 0));
-            let data = std::slice::from_raw_parts_mut(pinned.cast::<i32>(), 32);
-            data.fill(4);
-            let address = get(|a| sys::cuMemHostGetDevicePointer_v2(a, pinned, 0));
-            ok(add(add_one, null_mut(), address, 3));
-            ok(sys::cuCtxSynchronize());
-            assert_eq!(data, [7; 32]);
-            ok(sys::cuMemFreeHost(pinned));
-
-            let mut own = vec![1i32; 32];
-            let start = own.as_mut_ptr().cast::<c_void>();
-            ok(sys::cuMemHostRegister_v2(start, 128, 0));
-            let twice = sys::cuMemHostRegister_v2(start, 128, 0);
-            assert_eq!(twice, CUresult::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
-            ok(add(add_one, null_mut(), start as u64, 3));
-            ok(sys::cuCtxSynchronize());
-            ok(sys::cuMemHostUnregister(start));
-            let again = sys::cuMemHostUnregister(start);
-            assert_eq!(again, CUresult::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED);
-            assert_eq!(own, [4; 32]);
-
-            let managed = get(|m| sys::cuMemAllocManaged(m, 128, 1));
-            std::slice::from_raw_parts_mut(managed as *mut i32, 32).fill(2);
-            ok(add(add_one, null_mut(), managed, 1));
-            ok(sys::cuCtxSynchronize());
-            assert_eq!(*(managed as *const i32), 3);
-            ok(sys::cuMemFree_v2(managed));
-        }
-    });
 }
 
 #[test]
@@ -614,50 +512,6 @@ fn attributes_of_a_launch() {
     );
     if let Some(ended) = ended {
         ended.says(&["clusters of [2, 1, 1] blocks are not supported"]);
-    }
-}
-
-#[test]
-fn pools_and_memory_in_the_order_of_streams() {
-    let ended = on_softcuda(
-        "calls::pools_and_memory_in_the_order_of_streams",
-        &[],
-        || {
-            // SAFETY: memory is used between its allocation and its end.
-            unsafe {
-                start();
-                let add_one = function(module(PTX), "add");
-                let stream = stream(false);
-                let p = get(|p| sys::cuMemAllocAsync(p, 128, stream));
-                ok(sys::cuMemsetD32Async(p, 5, 32, stream));
-                ok(add(add_one, stream, p, 2));
-                let mut data = [0i32; 32];
-                ok(sys::cuMemcpyDtoHAsync_v2(
-                    data.as_mut_ptr().cast(),
-                    p,
-                    128,
-                    stream,
-                ));
-                assert_eq!(data, [7; 32]);
-                let pool = get(|pool| sys::cuDeviceGetDefaultMemPool(pool, 0));
-                let used = || {
-                    let which = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT;
-                    let mut value = 0u64;
-                    ok(sys::cuMemPoolGetAttribute(pool, which, pointer(&mut value)));
-                    value
-                };
-                assert_eq!(used(), 128);
-                ok(sys::cuMemFreeAsync(p, stream));
-                assert_eq!(used(), 0);
-                // It is gone for what comes after in the stream: an error that sticks.
-                ok(add(add_one, stream, p, 2));
-                let after = sys::cuStreamSynchronize(stream);
-                assert_eq!(after, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
-            }
-        },
-    );
-    if let Some(ended) = ended {
-        ended.says(&["freed before"]);
     }
 }
 

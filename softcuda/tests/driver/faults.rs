@@ -165,7 +165,27 @@ fn the_report_counts_what_was_done() {
         return;
     }
     let text = std::fs::read_to_string(&path).unwrap();
+    // the same as a table: two kernels with half of the bytes each, and an estimate that says so
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_softcuda"));
+    command.arg("report").arg(&path).args(["--gpu", "h100"]);
+    let table = crate::support::run(command, &[]);
     let _ = std::fs::remove_file(&path);
+    assert!(table.success, "{}", table.said);
+    for kernel in ["add", "twice_plus_one"] {
+        let mut lines = table.said.lines();
+        let line = lines.find(|line| line.starts_with(kernel)).expect(kernel);
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[1..5], ["2", "512", "B", "50.0"], "{line}");
+        assert!(
+            line.contains("100.0 %") && line.ends_with("launch"),
+            "{line}"
+        );
+    }
+    table.says(&[
+        "estimate on h100",
+        "estimated, not measured",
+        "4 launches (2 graph launches)",
+    ]);
     let report: softcuda::report::Report = serde_json::from_str(&text).unwrap();
     assert_eq!(report.device, "tiny");
     let process = &report.process;

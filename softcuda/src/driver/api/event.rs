@@ -3,8 +3,9 @@
 use crate::driver::abi::{Handle, Out};
 use crate::driver::error::*;
 use crate::driver::graph::NodeOp;
-use crate::driver::queue::{Op, nudge, wait};
+use crate::driver::queue::{nudge, wait};
 use crate::driver::state::{Event, State, lock};
+use crate::driver::work::Op;
 
 const BLOCKING_SYNC: u32 = 1;
 const DISABLE_TIMING: u32 = 2;

@@ -1,15 +1,15 @@
 //! Graphs: building and changing.
 
 use super::launch::{Request, prepare};
-use super::memory::boxes;
+use super::transfer::boxes;
 use crate::driver::abi::{
     EdgeData, Handle, HostNodeParams, In, KernelNodeParams, KernelNodeParamsV1, Memcpy3d,
     MemsetNodeParams, Out, Text,
 };
 use crate::driver::error::*;
 use crate::driver::graph::{Graph, GraphNode, NodeOp, ShownParams};
-use crate::driver::queue::{Copy, Fill, HostCall, KernelWork, Op, Place};
 use crate::driver::state::{State, lock, say};
+use crate::driver::work::{Copy, Fill, HostCall, KernelWork, Op, Place};
 use std::fmt::Write;
 use std::sync::Arc;
 

@@ -7,8 +7,9 @@ use crate::driver::abi::{
 };
 use crate::driver::error::*;
 use crate::driver::graph::{ExecNode, Graph, GraphNode, NodeOp};
-use crate::driver::queue::{Op, Place, wait};
+use crate::driver::queue::wait;
 use crate::driver::state::{State, lock};
+use crate::driver::work::{Op, Place};
 use std::collections::BTreeMap;
 use std::ffi::c_char;
 

@@ -3,8 +3,8 @@
 use crate::device::Model;
 use crate::driver::abi::{BlockSizeToShared, Handle, In, LaunchAttribute, LaunchConfig, Out};
 use crate::driver::error::*;
-use crate::driver::queue::{KernelWork, Op};
 use crate::driver::state::{Function, State, driver, lock, say};
+use crate::driver::work::{KernelWork, Op};
 use crate::exec::{Kernel, Launch};
 use std::ffi::c_void;
 use std::sync::Arc;

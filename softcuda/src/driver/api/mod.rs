@@ -28,3 +28,4 @@ pub mod memory;
 pub mod module;
 pub mod pool;
 pub mod stream;
+pub mod transfer;

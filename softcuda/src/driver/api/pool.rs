@@ -3,8 +3,8 @@
 use crate::driver::abi::{Handle, In, MemLocation, MemPoolProps, Out};
 use crate::driver::error::*;
 use crate::driver::graph::NodeOp;
-use crate::driver::queue::Op;
 use crate::driver::state::{BlockKind, Guard, Pool, driver, lock, say};
+use crate::driver::work::Op;
 
 /// `CU_MEMPOOL_ATTR_*` that count bytes in use.
 const USED_CURRENT: u32 = 7;

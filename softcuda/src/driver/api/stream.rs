@@ -3,8 +3,9 @@
 use crate::driver::abi::{EdgeData, Handle, HostFn, In, Out, StreamCallback};
 use crate::driver::error::*;
 use crate::driver::graph::Graph;
-use crate::driver::queue::{HostCall, Op, nudge, wait};
+use crate::driver::queue::{nudge, wait};
 use crate::driver::state::{Capture, Guard, State, capture_mode, lock, say};
+use crate::driver::work::{HostCall, Op};
 
 const NON_BLOCKING: u32 = 1;
 /// `CU_EVENT_WAIT_EXTERNAL`: in a capture, a node that waits for the event.

@@ -170,11 +170,19 @@ impl Decoder<'_> {
             (d, Operand::Special(name))
                 if name.starts_with("%clock") || name.starts_with("%globaltimer") =>
             {
+                // 64 bits, or one half of them
+                let (global, shift) = match name.as_str() {
+                    "%clock" | "%clock64" => (false, 0),
+                    "%clock_hi" => (false, 32),
+                    "%globaltimer" | "%globaltimer_lo" => (true, 0),
+                    "%globaltimer_hi" => (true, 32),
+                    _ => return self.error(format!("`{name}` is no register that is known")),
+                };
                 let clock = Op::Clock {
                     d: self.register(d, ty)?,
-                    global: name.starts_with("%globaltimer"),
+                    global,
                     wide: ty.bytes() == 8,
-                    upper: name.ends_with("_hi"),
+                    shift,
                 };
                 self.push(clock, Slots::default(), Class::Move);
                 Ok(())

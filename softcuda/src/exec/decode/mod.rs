@@ -579,6 +579,8 @@ impl Decoder<'_> {
                 if !mods.is_empty() {
                     return self.unknown(instruction);
                 }
+                self.count(instruction, 1..=1)?;
+                self.address(&operands[0])?;
                 self.push(Op::Prefetch, Slots::default(), Class::Global);
                 Ok(())
             }
@@ -601,8 +603,25 @@ impl Decoder<'_> {
                 self.push(Op::Lanes(select::copy(true)), slots, Class::Move);
                 Ok(())
             }
+            // other warps take turns all the same
+            "nanosleep" => {
+                self.count(instruction, 1..=1)?;
+                mods.first();
+                if mods.ty() != Some(Type::U32) || !mods.is_empty() {
+                    return self.unknown(instruction);
+                }
+                self.value(&operands[0], Type::U32)?;
+                self.push(Op::Nop, Slots::default(), Class::Control);
+                Ok(())
+            }
             // nobody listens to events of the profiler
-            "nanosleep" | "pmevent" => {
+            "pmevent" => {
+                self.count(instruction, 1..=1)?;
+                mods.first();
+                mods.take("mask");
+                let (true, Operand::Int(0..=0xffff)) = (mods.is_empty(), &operands[0]) else {
+                    return self.unknown(instruction);
+                };
                 self.push(Op::Nop, Slots::default(), Class::Control);
                 Ok(())
             }

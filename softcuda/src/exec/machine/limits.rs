@@ -2,10 +2,6 @@
 
 use super::*;
 
-pub(super) fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
 pub(super) fn limit(launch: &Launch, index: usize, message: String, code: u32) -> Box<Violation> {
     Box::new(Violation {
         rule: Rule::Limit,

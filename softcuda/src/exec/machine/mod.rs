@@ -180,6 +180,12 @@ impl Run<'_> {
         (number < grid.blocks).then_some((grid.index, number))
     }
 
+    /// Whether the grid may overlap the one before it or the one behind it, and both are not done.
+    fn overlaps(&self, grid: &Grid) -> bool {
+        let next = self.grids.get(grid.index + 1);
+        next.is_some_and(|next| next.waits) || grid.waits && !self.complete_below(grid.index)
+    }
+
     fn finished(&self, grid: &Grid) {
         if grid.completed.fetch_add(1, Ordering::AcqRel) + 1 == grid.blocks {
             let mut complete = self.complete.load(Ordering::Acquire);
@@ -256,6 +262,10 @@ impl Random {
         x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         x ^ x >> 31
     }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// Instructions that a turn counts for that did nothing but poll.

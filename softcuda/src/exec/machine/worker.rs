@@ -2,6 +2,16 @@
 
 use super::*;
 
+/// How a turn of a block ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Turn {
+    Done,
+    /// It waits, or only polls.
+    Waits,
+    /// It could go on.
+    Yields,
+}
+
 impl Worker {
     pub(super) fn start(&mut self, run: &Run, grid: &Grid, number: u64) {
         let mut block = self.spare.pop().unwrap_or_default();
@@ -63,8 +73,8 @@ impl Worker {
         }
     }
 
-    /// Runs a block until it is done, only polls, or waits. True: done.
-    pub(super) fn turn(&mut self, run: &Run, block: &mut Block) -> Result<bool, Box<Violation>> {
+    /// Runs a block until it is done, only polls, waits, or lets another grid run beside it.
+    fn turn(&mut self, run: &Run, block: &mut Block) -> Result<Turn, Box<Violation>> {
         let grid = &run.grids[block.grid];
         let mut polls = 0;
         let mut cx = Context {
@@ -82,7 +92,7 @@ impl Worker {
             polled: false,
         };
         let mut executed = 0u64;
-        let done = loop {
+        let end = loop {
             let count = block.warps.len();
             let from = self.random.next() as usize % count;
             let ready = |w: &Warp| w.splits.iter().any(|s| s.wait == Wait::Nothing);
@@ -99,7 +109,7 @@ impl Worker {
                     continue;
                 }
                 if block.warps.iter().all(Warp::done) {
-                    break true;
+                    break Turn::Done;
                 }
                 if waits_for_grid {
                     if run.complete_below(grid.index) {
@@ -113,7 +123,7 @@ impl Worker {
                         }
                         continue;
                     }
-                    break false;
+                    break Turn::Waits;
                 }
                 return Err(stuck(&cx, block));
             };
@@ -122,6 +132,7 @@ impl Worker {
             std::mem::swap(&mut block.warps[index], &mut self.running);
             let warp = &mut self.running;
             let before = warp.instructions;
+            let triggered = block.triggered;
             cx.polled = false;
             let result = warp::run(&mut cx, block, warp, budget);
             executed += warp.instructions - before;
@@ -158,10 +169,16 @@ impl Worker {
                 run.idle.end();
             }
             if polls > 2 * count || run.failed.load(Ordering::Relaxed) {
-                break false;
+                break Turn::Waits;
+            }
+            if run.overlaps(grid)
+                && yields(run, grid, block.triggered && !triggered, &mut self.random)
+            {
+                break Turn::Yields;
             }
         };
-        if cx.progress || done {
+        let done = end == Turn::Done;
+        if cx.progress || end != Turn::Waits {
             run.idle.end();
         } else {
             // a turn that only polls counts as if it had been longer than it is
@@ -194,12 +211,12 @@ impl Worker {
             }
             run.finished(grid);
         }
-        Ok(done)
+        Ok(end)
     }
 
     pub(super) fn work(&mut self, run: &Run, workers: u64) {
         let mut held = vec![0u64; run.grids.len()];
-        let mut stalled = 0;
+        let (mut stalled, mut yielded) = (0, false);
         loop {
             if run.failed.load(Ordering::Acquire) {
                 return;
@@ -207,7 +224,7 @@ impl Worker {
             let seen = *run.wake.0.lock().unwrap_or_else(PoisonError::into_inner);
             // a new block when there is none, or when those there are wait
             let early = run.options.overlap == Overlap::Early && run.grids.len() > 1;
-            if (self.resident.is_empty() || stalled > 0 || early)
+            if (self.resident.is_empty() || stalled > 0 || yielded || early)
                 && let Some((grid, number)) = run.next_block(&held, workers)
             {
                 held[grid] += 1;
@@ -218,6 +235,7 @@ impl Worker {
                 }
                 stalled = 0;
             }
+            yielded = false;
             let Some(mut block) = self.resident.pop_front() else {
                 if run.complete_below(run.grids.len()) {
                     return;
@@ -231,12 +249,16 @@ impl Worker {
                     run.fail(violation);
                     return;
                 }
-                Ok(true) => {
+                Ok(Turn::Done) => {
                     held[block.grid] -= 1;
                     self.spare.push(block);
                     stalled = 0;
                 }
-                Ok(false) => {
+                Ok(Turn::Yields) => {
+                    self.resident.push_back(block);
+                    (stalled, yielded) = (0, true);
+                }
+                Ok(Turn::Waits) => {
                     self.resident.push_back(block);
                     stalled += 1;
                     if stalled > self.resident.len() {
@@ -246,6 +268,19 @@ impl Worker {
                 }
             }
         }
+    }
+}
+
+/// Whether a block of a grid that overlaps another one leaves its turn to others: early, once it
+/// has let the successor start; in between, by chance.
+fn yields(run: &Run, grid: &Grid, has_triggered: bool, random: &mut Random) -> bool {
+    match run.options.overlap {
+        Overlap::Early => has_triggered,
+        Overlap::Interleaved => {
+            let both = grid.waits || grid.triggered.load(Ordering::Acquire) >= grid.blocks;
+            (has_triggered || both) && random.next() % 4 == 0
+        }
+        Overlap::Late => false,
     }
 }
 
