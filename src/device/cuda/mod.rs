@@ -16,6 +16,7 @@ pub mod plan;
 mod rows;
 mod sizes;
 mod step;
+pub mod verifier;
 pub mod verify;
 mod weights;
 
