@@ -200,8 +200,9 @@ fn a_judge_scores_hidden_states_as_the_reference_does() {
                 let mut features = vec![Vec::new(); rows];
                 for (part, &width) in widths.iter().enumerate().filter(|(_, w)| **w > 0) {
                     let stride = width + 3;
-                    let hidden: Vec<f32> =
-                        (0..rows * stride).map(|_| random.f32() * 2.0 - 1.0).collect();
+                    let hidden: Vec<f32> = (0..rows * stride)
+                        .map(|_| random.f32() * 2.0 - 1.0)
+                        .collect();
                     for (row, features) in features.iter_mut().enumerate() {
                         features.extend_from_slice(&hidden[row * stride..][..width]);
                     }
