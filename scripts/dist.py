@@ -4,7 +4,7 @@
         --library target/release/examples/libgavel.a --out target/dist
 
 Fails where the executable needs a shared library that is not libc or what libc brings, or does not
-start without CUDA. Needs binutils (strip, readelf).
+start without CUDA. Needs a C compiler and binutils.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # glibc's own, and the unwinder that gcc's libc environment brings
@@ -30,6 +31,23 @@ def needed(binary):
     return re.findall(r"\(NEEDED\).*\[(.*)\]", said("readelf", "-d", str(binary)))
 
 
+def lone(library, functions, to, scratch):
+    """The library as one object that shows these functions alone: a program may have libraries of
+    the same kind, and of the same parts, beside it."""
+    bare, whole, names = scratch / "bare.a", scratch / "gavel.o", scratch / "functions"
+    names.write_text("\n".join(functions) + "\n")
+    # the bitcode of Rust's own library is of no use to a linker, and confuses some
+    rest = ["--remove-section=.llvmbc", "--remove-section=.llvmcmd"]
+    said("objcopy", "--strip-debug", *rest, str(library), str(bare))
+    wanted = [word for name in functions for word in ("-u", name)]
+    said("ld", "-r", "--gc-sections", *wanted, "-o", str(whole), str(bare))
+    said("objcopy", f"--keep-global-symbols={names}", str(whole))
+    said("ar", "rcs", str(to), str(whole))
+    shown = said("nm", "-g", "--defined-only", "--format=just-symbols", str(to)).split()
+    if set(shown) - {"gavel.o:"} != set(functions):
+        sys.exit(f"{to} shows {shown}, expected {functions}")
+
+
 def filled(source, target, version):
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(source.read_text().replace("@VERSION@", version))
@@ -43,10 +61,12 @@ def assemble(executable, library, out):
     for name in ["bin", "lib", "include", "doc/examples"]:
         (folder / name).mkdir(parents=True)
     shutil.copy(executable, folder / "bin/gavel")
-    shutil.copy(library, folder / "lib/libgavel.a")
     said("strip", str(folder / "bin/gavel"))
-    said("strip", "--strip-debug", str(folder / "lib/libgavel.a"))
-    shutil.copy(ROOT / "capi/include/gavel.h", folder / "include")
+    header = ROOT / "capi/include/gavel.h"
+    shutil.copy(header, folder / "include")
+    functions = re.findall(r"^\w[^(]*?\b(gavel_\w+)\(", header.read_text(), re.M)
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        lone(library, sorted(functions), folder / "lib/libgavel.a", pathlib.Path(scratch))
     shutil.copy(ROOT / "LICENSE", folder)
     shutil.copy(ROOT / "docs/c-interface.md", folder / "doc")
     for name in ["generate.c", "verifier.cpp"]:

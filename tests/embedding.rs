@@ -91,7 +91,10 @@ fn release(out: &Path) -> PathBuf {
     command.args(["--executable", env!("CARGO_BIN_EXE_gavel"), "--library"]);
     command.arg(library("libgavel.a")).arg("--out").arg(out);
     let (said, _) = run(&mut command);
-    assert!(said.contains("bin/gavel needs libc"), "{said}");
+    assert!(
+        said.contains("bin/gavel needs ") && said.contains("libc.so.6"),
+        "{said}"
+    );
     PathBuf::from(said.lines().last().expect("a folder"))
 }
 

@@ -153,3 +153,22 @@ pub(crate) unsafe fn place<'a, T>(at: *mut T, what: &str) -> Result<&'a mut T, E
     // SAFETY: the caller vouches for it.
     unsafe { at.as_mut() }.ok_or_else(|| Error::invalid(format!("{what}: found NULL")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_a_code_and_a_message() {
+        let status = guarded(|| panic!("of the test, {}", 7));
+        assert_eq!(status, GAVEL_PANIC);
+        // SAFETY: a string that ends with a zero, read before the next failure.
+        let said = unsafe { CStr::from_ptr(gavel_last_error()) };
+        assert_eq!(said, c"a fault of gavel: of the test, 7");
+        assert_eq!(guarded(|| Ok(())), GAVEL_OK);
+        assert_eq!(guarded(|| Err(Error::invalid("a\0b"))), GAVEL_INVALID);
+        // SAFETY: as above.
+        let said = unsafe { CStr::from_ptr(gavel_last_error()) };
+        assert_eq!(said, c"ab");
+    }
+}
