@@ -272,8 +272,9 @@ fn open(values: &[(&str, &str)]) -> Result<*mut gavel_engine, (i32, String)> {
 #[test]
 fn what_is_wrong_is_said_with_a_code_and_a_message() {
     let (target, draft) = (demo("target"), demo("draft"));
-    for (values, code, message) in [
-        (&[] as &[_], GAVEL_INVALID, "'model' is not set"),
+    type Values<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(Values<'_>, i32, &str); 5] = [
+        (&[], GAVEL_INVALID, "'model' is not set"),
         (
             &[("model", "/no/such/folder")],
             GAVEL_FAILED,
@@ -294,7 +295,8 @@ fn what_is_wrong_is_said_with_a_code_and_a_message() {
             GAVEL_INVALID,
             "max_position_embeddings",
         ),
-    ] {
+    ];
+    for (values, code, message) in cases {
         let (status, said) = open(values).expect_err("refused");
         assert_eq!(status, code, "{said}");
         assert!(said.contains(message), "{said}");
