@@ -9,7 +9,8 @@ use crate::device::cuda::judge::{Parts, rides};
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::sizes::STEP_ROWS;
 use crate::device::cuda::verify::{
-    self, Level, Lookup, MAX_NODES, Policy, Sampling, Scoring, ScoringTap, THREADS, Teams, Verification,
+    self, Level, Lookup, MAX_NODES, Policy, Sampling, Scoring, ScoringTap, THREADS, Teams,
+    Verification,
 };
 use crate::device::{DeviceError, Draw, Step};
 use crate::draft::Ngram;
