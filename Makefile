@@ -12,7 +12,10 @@ SUITES = --bench pass --bench linear --bench attention --bench verify --bench sc
 	--bench drafting --bench text --bench steps
 CRITERION = $${CARGO_TARGET_DIR:-target}/criterion
 
-.PHONY: help demo test test-long test-ray bench bench-quick fuzz smollm2 judge-report clean
+# the release: what cargo builds for it, and where it goes
+RELEASE = $${CARGO_TARGET_DIR:-target}/release
+
+.PHONY: help demo dist test test-long test-ray bench bench-quick fuzz smollm2 judge-report clean
 
 help:
 	@echo 'make demo     answer problems with the small pair in models/demo, five ways side by side'
@@ -23,6 +26,7 @@ help:
 	@echo 'make bench-quick  the criterion suites in two minutes, with the same page'
 	@echo 'make fuzz     every fuzz target, FUZZ_SECONDS=$(FUZZ_SECONDS) each'
 	@echo 'make judge-report  mine, train and decode the judge report again: hours; goes on in $(JUDGE_REPORT_DIR)'
+	@echo 'make dist     the command, libgavel.a and gavel.h in one archive, in target/dist'
 	@echo 'make smollm2  fetch SmolLM2-135M-Instruct into models/smollm2-135m'
 	@echo 'make clean    remove all that was built or fetched'
 
@@ -73,6 +77,14 @@ fuzz:
 	set -e; for target in $$(cargo fuzz list); do \
 		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10; \
 	done
+
+# With the kernels of every architecture, whatever GAVEL_CUDA_ARCHS says.
+dist:
+	CUDA_HOME="$$($(PYTHON) scripts/get_nvcc.py)" && export CUDA_HOME && unset GAVEL_CUDA_ARCHS && \
+		cargo build --release -p gavel -p gavel-c --bin gavel --example gavel
+	mkdir -p $(RELEASE)/../dist
+	$(PYTHON) scripts/dist.py --executable $(RELEASE)/gavel \
+		--library $(RELEASE)/examples/libgavel.a --out $(RELEASE)/../dist
 
 smollm2:
 	$(PYTHON) scripts/fetch_smollm2.py

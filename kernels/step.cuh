@@ -70,7 +70,7 @@ struct Choice {
 enum Reason : int { ALIGNED, JUDGED, REJECTED, UNVISITED };
 
 struct Verdict {
-    enum Error : int { NONE, TARGET_LOGITS, DRAFTER_LOGITS, NOT_DRAWN, SCORE };
+    enum Error : int { NONE, TARGET_LOGITS, DRAFTER_LOGITS, NOT_DRAWN, SCORE, TREE };
     Error error;
     int at;      // row, or node, of the error
     int length;  // of the accepted path

@@ -724,6 +724,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             if (blockIdx.x % size == 0) repeat(*v.commit);
             continue;
         }
+        if (v.tree->nodes < 0) continue;  // refused: verifier.cu has said why
         const Workspace space(workspace + index * bytes, (v.vocabulary + CHUNK - 1) / CHUNK, size);
         Team team(blockIdx.x % size, size, space, shared, reinterpret_cast<float*>(dynamic), slots);
         if (begun) team.sync();  // all are done with the sequence before

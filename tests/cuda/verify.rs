@@ -24,8 +24,8 @@ pub struct Case {
     /// [nodes + 1, drafter_vocabulary]
     pub drafter: Option<Vec<f32>>,
     pub laws: Option<Vec<reference::Law>>,
-    /// At which the laws were made, where it is not 0.
-    pub draft_temperature: f32,
+    /// By which the laws were made.
+    pub draft_sampling: reference::Sampling,
     /// Decisions made in place of random numbers: [nodes + 1, uses].
     pub script: Option<Vec<Choice>>,
     pub scores: Option<Vec<f32>>,
@@ -55,7 +55,7 @@ impl Case {
         let drafter = self.drafter.as_deref().expect("logits");
         let logits = &drafter[row * self.drafter_vocabulary..];
         let logits = &logits[..self.drafter_vocabulary.min(self.vocabulary)];
-        device_law(&laws[row], logits, self.draft_temperature)
+        device_law(&laws[row], logits, self.draft_sampling.temperature)
     }
 }
 
@@ -212,7 +212,7 @@ pub fn case(random: &mut fastrand::Rng, vocabulary: usize, nodes: usize) -> Case
         drafter_vocabulary,
         drafter: Some(drafter),
         laws: sampled.then_some(laws),
-        draft_temperature: draft_sampling.temperature,
+        draft_sampling,
         script: None,
         scores,
         policy: reference::Policy {

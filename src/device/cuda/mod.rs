@@ -17,6 +17,7 @@ mod reading;
 mod rows;
 mod sizes;
 mod step;
+pub mod verifier;
 pub mod verify;
 mod weights;
 

@@ -438,6 +438,16 @@ impl Teams {
     }
 }
 
+/// Static shared memory of verify, draft and laws, rounded up.
+const STATIC_SHARED: usize = 16 << 10;
+/// Dynamic shared memory that they ask for at most.
+const DYNAMIC_SHARED: usize = 96 << 10;
+
+/// Dynamic shared memory that a team's block asks for at most, of the `shared_bytes` that it may.
+pub(super) fn dynamic_shared(shared_bytes: usize) -> usize {
+    DYNAMIC_SHARED.min(shared_bytes.saturating_sub(STATIC_SHARED))
+}
+
 /// `Workspace::bytes` of vocabulary.cuh.
 fn workspace_bytes(chunks: usize, size: usize, slices: bool) -> usize {
     const SUMS: usize = 4;

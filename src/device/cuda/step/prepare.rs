@@ -9,8 +9,8 @@ use crate::device::cuda::judge::{Parts, rides};
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::sizes::STEP_ROWS;
 use crate::device::cuda::verify::{
-    Level, Lookup, MAX_NODES, Policy, Sampling, Scoring, ScoringTap, Sequence, THREADS, Teams,
-    Verification,
+    self, Level, Lookup, MAX_NODES, Policy, Sampling, Scoring, ScoringTap, Sequence, THREADS,
+    Teams, Verification,
 };
 use crate::device::{DeviceError, Draw, Step};
 use crate::draft::Ngram;
@@ -27,10 +27,6 @@ const MAX_GRAPHS: usize = 32;
 const CATCH_UP: usize = 2;
 /// Threads of ngram's block.
 const NGRAM_THREADS: usize = 512;
-/// Static shared memory of verify and draft, rounded up.
-const STATIC_SHARED: usize = 16 << 10;
-/// Dynamic shared memory that they ask for at most.
-const DYNAMIC_SHARED: usize = 96 << 10;
 
 /// One way to step, ready to be launched.
 pub(super) struct Prepared {
@@ -477,8 +473,7 @@ fn scoring(judge: &Parts, target: &Forward, draft: Option<&Forward>) -> (Scoring
 
 /// Dynamic shared memory that verify and draft ask for at most.
 pub(super) fn dynamic_shared(gpu: &Gpu) -> usize {
-    let most = gpu.properties().shared_bytes.saturating_sub(STATIC_SHARED);
-    DYNAMIC_SHARED.min(most)
+    verify::dynamic_shared(gpu.properties().shared_bytes)
 }
 
 // a tree that the kernels hold is larger than any that a step drafts
