@@ -20,10 +20,8 @@ use std::time::{Duration, Instant};
 const ENGINES: usize = 4;
 /// Requests between an engine's opening and its closing.
 const REQUESTS: usize = 24;
-/// Requests that are kept, to be run once more when nothing else runs.
-const KEPT: usize = 200;
-
-/// How much memory may grow between the second quarter of the time and the last.
+/// For how long the soak runs, and so how much memory may grow between the second quarter of that
+/// time and the last.
 #[derive(Clone, Copy)]
 pub enum Slack {
     /// Seconds: allocators have not come to rest.
@@ -33,6 +31,14 @@ pub enum Slack {
 }
 
 impl Slack {
+    /// Requests that are kept, to be run once more when nothing else runs.
+    fn kept(self) -> usize {
+        match self {
+            Slack::Short => 20,
+            Slack::Long => 200,
+        }
+    }
+
     fn bytes(self, before: u64) -> u64 {
         match self {
             Slack::Short => before / 4,
@@ -118,12 +124,12 @@ impl World {
     fn draw(&self, random: &mut fastrand::Rng, drafter: usize) -> Asked {
         let shape: Shape = match drafter {
             0 => Shape::NONE,
-            _ => {
-                let chain = random.usize(0..13).to_string();
-                let shapes = [&*chain, "4x2x2x1", "3x3", "2x1x1x1", "best:12x5"];
-                let at = random.usize(0..10).saturating_sub(5);
-                shapes[at].parse().unwrap()
-            }
+            _ => match random.usize(0..10) {
+                0..6 => Shape::Chain(random.usize(0..13)),
+                at => ["4x2x2x1", "3x3", "2x1x1x1", "best:12x5"][at - 6]
+                    .parse()
+                    .unwrap(),
+            },
         };
         let by_best = matches!(shape, Shape::BestFirst { .. });
         let has_law = self.drafters[drafter].1.model().is_some();
@@ -283,13 +289,14 @@ fn work(
     world: &World,
     mut random: fastrand::Rng,
     until: Instant,
+    slack: Slack,
     counts: &Counts,
     kept: &Mutex<Vec<Done>>,
     rules: &Mutex<BTreeMap<String, usize>>,
 ) {
     while Instant::now() < until {
         let drafter = random.usize(..world.drafters.len());
-        let mut engine = world.engine(drafter, random.usize(1..3));
+        let mut engine = world.engine(drafter, 1 + usize::from(random.u32(0..4) == 0));
         counts.opened.fetch_add(1, Ordering::Relaxed);
         for _ in 0..REQUESTS {
             if Instant::now() >= until {
@@ -308,7 +315,9 @@ fn work(
             }
             let done = answer(engine.as_mut(), &asked);
             check(world, &done);
-            counts.tokens.fetch_add(done.tokens.len(), Ordering::Relaxed);
+            counts
+                .tokens
+                .fetch_add(done.tokens.len(), Ordering::Relaxed);
             let count = match done.ended {
                 Ended::Device(_) => &counts.finished,
                 Ended::Caller => &counts.cut_off,
@@ -318,12 +327,12 @@ fn work(
             let name = name.split('=').next().unwrap_or_default().to_owned();
             *rules.lock().unwrap().entry(name).or_default() += 1;
             // a fixed number of them, so that keeping them is no growth
-            let mut kept = kept.lock().unwrap();
-            if kept.len() < KEPT {
+            let (most, kept) = (slack.kept(), &mut *kept.lock().unwrap());
+            if kept.len() < most {
                 kept.push(done);
             } else {
-                let at = random.usize(..=before.max(KEPT));
-                if at < KEPT {
+                let at = random.usize(..=before.max(most));
+                if at < most {
                     kept[at] = done;
                 }
             }
@@ -345,7 +354,7 @@ pub fn soak(time: Duration, slack: Slack) {
         for _ in 0..ENGINES {
             let random = random.fork();
             let (world, counts, kept, rules) = (&world, &counts, &kept, &rules);
-            scope.spawn(move || work(world, random, until, counts, kept, rules));
+            scope.spawn(move || work(world, random, until, slack, counts, kept, rules));
         }
         // as many samples however long it takes
         let every = time / 200;

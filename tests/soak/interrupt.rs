@@ -5,42 +5,26 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A command that writes files, and the latest moment at which it is interrupted.
-struct Case {
-    name: &'static str,
-    arguments: Vec<String>,
-    most: Duration,
-}
-
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The commands, writing to `out`.
-fn cases(mined: &Path, ids: &Path, out: &Path) -> Vec<Case> {
-    let pair = "--model models/demo/target --draft models/demo/draft";
-    let problems = "models/demo/problems.jsonl --task word-problems";
+const PAIR: &str = "--model models/demo/target --draft models/demo/draft";
+const PROBLEMS: &str = "models/demo/problems.jsonl --task word-problems";
+
+/// Commands that write files to `out`.
+fn commands(mined: &Path, ids: &Path, out: &Path) -> [Vec<String>; 5] {
     let (out, mined, ids) = (out.display(), mined.display(), ids.display());
-    let case = |name, text: String, most| Case {
-        name,
-        arguments: words(&text),
-        most: Duration::from_millis(most),
-    };
-    vec![
-        case(
-            "logits",
-            format!("logits --model models/demo/target --ids {ids} --tap 1 --out {out}/logits.safetensors"),
-            500,
+    [
+        format!(
+            "logits --model models/demo/target --ids {ids} --tap 1 --out {out}/logits.safetensors"
         ),
-        case(
-            "eval",
-            format!("eval {pair} --data {problems} --limit 12 --rules chain,margin=0.9 --out {out}"),
-            1500,
-        ),
-        case("bench", format!("bench --rounds 3 --limit 2 --max-tokens 16 --rules chain --out {out}"), 1500),
-        case("judge mine", format!("judge mine {pair} --prompts {problems} --limit 12 --out {out}"), 1500),
-        case("judge train", format!("judge train {mined} --out {out}/judge.safetensors"), 1200),
+        format!("eval {PAIR} --data {PROBLEMS} --limit 6 --rules chain,margin=0.9 --out {out}"),
+        format!("bench --rounds 1 --limit 2 --max-tokens 16 --rules chain --out {out}"),
+        format!("judge mine {PAIR} --prompts {PROBLEMS} --checker none --limit 8 --out {out}"),
+        format!("judge train {mined} --tau quantile=0.5 --out {out}/judge.safetensors"),
     ]
+    .map(|text| words(&text))
 }
 
 fn gavel(arguments: &[String]) -> Command {
@@ -78,7 +62,10 @@ fn fault(path: &Path) -> Option<String> {
         "json" => json(&bytes),
         "jsonl" => {
             let whole = bytes.is_empty() || bytes.ends_with(b"\n");
-            whole && bytes.split(|&b| b == b'\n').all(|line| line.is_empty() || json(line))
+            whole
+                && bytes
+                    .split(|&b| b == b'\n')
+                    .all(|line| line.is_empty() || json(line))
         }
         "svg" => bytes.trim_ascii_end().ends_with(b"</svg>"),
         "safetensors" => safetensors::SafeTensors::deserialize(&bytes).is_ok(),
@@ -90,48 +77,58 @@ fn fault(path: &Path) -> Option<String> {
 /// Interrupts one command after the other, each at a moment of its own.
 pub fn soak(time: Duration) {
     let scratch = tempfile::tempdir().unwrap();
-    let (mined, ids) = (scratch.path().join("mined"), scratch.path().join("ids.json"));
-    // something to train on, and enough rows that writing them takes a while
+    let [mined, ids, out] = ["mined", "ids.json", "out"].map(|name| scratch.path().join(name));
+    // something to train on, and so many rows that writing them takes a while
     let text = format!(
-        "judge mine --model models/demo/target --draft models/demo/draft --prompts models/demo/problems.jsonl \
-         --task word-problems --limit 60 --out {}",
+        "judge mine {PAIR} --prompts {PROBLEMS} --checker none --limit 24 --out {}",
         mined.display()
     );
-    let made = gavel(&words(&text)).status().unwrap();
-    assert!(made.success(), "{text}");
+    assert!(gavel(&words(&text)).status().unwrap().success(), "{text}");
     let tokens: Vec<u32> = (0..500).map(|i| 3 + i * 7 % 500).collect();
     std::fs::write(&ids, format!("{tokens:?}")).unwrap();
+    let commands = commands(&mined, &ids, &out);
 
     let mut random = fastrand::Rng::with_seed(2);
-    let until = Instant::now() + time;
+    let began = Instant::now();
     let (mut runs, mut interrupted, mut left) = (0, 0, 0);
-    while runs < 10 || Instant::now() < until {
-        let out = scratch.path().join("out");
+    // what each takes where nobody interrupts it
+    let mut whole: Vec<Duration> = Vec::new();
+    while runs < 2 * commands.len() || began.elapsed() < time {
         std::fs::create_dir(&out).unwrap();
-        let cases = cases(&mined, &ids, &out);
-        let case = &cases[runs % cases.len()];
-        let mut child = gavel(&case.arguments).spawn().unwrap();
-        let moment = Duration::from_micros(random.u64(..=case.most.as_micros() as u64));
-        std::thread::sleep(moment);
-        let status = match child.try_wait().unwrap() {
-            Some(status) => status,
-            None => {
-                let id = child.id().to_string();
-                let sent = Command::new("kill").args(["-INT", &id]).status().unwrap();
-                assert!(sent.success());
-                interrupted += 1;
-                child.wait().unwrap()
-            }
-        };
-        let faults: Vec<String> = files(&out).iter().filter_map(|f| fault(f)).collect();
+        let at = runs % commands.len();
+        let started = Instant::now();
+        let mut child = gavel(&commands[at]).spawn().unwrap();
+        let moment = whole.get(at).map(|span| {
+            // half of them where files are written
+            let from = if random.bool() { 0.0 } else { 0.75 };
+            span.mul_f64(from + random.f64() * (1.1 - from))
+        });
+        std::thread::sleep(moment.unwrap_or_default());
+        let under_way = child.try_wait().unwrap().is_none();
+        if moment.is_some() && under_way {
+            let id = child.id().to_string();
+            let sent = Command::new("kill").args(["-INT", &id]).status().unwrap();
+            assert!(sent.success());
+            interrupted += 1;
+        }
+        let status = child.wait().unwrap();
+        let files = files(&out);
+        let faults: Vec<String> = files.iter().filter_map(|f| fault(f)).collect();
         assert!(
             faults.is_empty(),
-            "{} interrupted after {moment:?}, {status}: {faults:?}",
-            case.name
+            "{:?} interrupted after {moment:?}, {status}: {faults:?}",
+            commands[at]
         );
-        left += files(&out).len();
+        if moment.is_none() {
+            assert!(status.success() && !files.is_empty(), "{:?}", commands[at]);
+            whole.push(started.elapsed());
+        }
+        left += files.len();
         std::fs::remove_dir_all(&out).unwrap();
         runs += 1;
     }
-    println!("{runs} commands, {interrupted} of them interrupted: {left} files left, every one whole");
+    println!(
+        "{:.0} s: {runs} commands, {interrupted} of them interrupted; {left} files left, every one whole",
+        began.elapsed().as_secs_f64()
+    );
 }
