@@ -6,7 +6,7 @@
 //! does all of that in one [`device::Step`]; [`engine::generate`] is the loop over steps.
 //!
 //! ```
-//! use gavel::device::{Device, Request, Setup, Step, cpu::Cpu};
+//! use gavel::device::{Request, Setup, Step, cpu::Cpu};
 //! use gavel::draft::Drafter;
 //! use gavel::engine::generate;
 //! use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
