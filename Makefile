@@ -5,6 +5,9 @@ PYTHON ?= python3
 JUDGE_REPORT_DIR ?= target/judge-report
 # seconds for each fuzz target
 FUZZ_SECONDS ?= 60
+# of the soak, and the device that it runs on: cpu or cuda
+SOAK_SECONDS ?= 1800
+SOAK_DEVICE ?= cpu
 RAY ?= ray==2.60.0
 
 # the criterion suites, one a subject, and where their figures lie
@@ -15,7 +18,7 @@ CRITERION = $${CARGO_TARGET_DIR:-target}/criterion
 # the release: what cargo builds for it, and where it goes
 RELEASE = $${CARGO_TARGET_DIR:-target}/release
 
-.PHONY: help demo dist test test-long test-ray bench bench-quick fuzz smollm2 judge-report clean
+.PHONY: help demo dist test test-long test-ray bench bench-quick fuzz soak smollm2 judge-report clean
 
 help:
 	@echo 'make demo     answer problems with the small pair in models/demo, five ways side by side'
@@ -25,6 +28,7 @@ help:
 	@echo 'make bench    all benches, timed, and a page of their figures in target/criterion/summary.md'
 	@echo 'make bench-quick  the criterion suites in two minutes, with the same page'
 	@echo 'make fuzz     every fuzz target, FUZZ_SECONDS=$(FUZZ_SECONDS) each'
+	@echo 'make soak     engines side by side and interrupted commands, SOAK_SECONDS=$(SOAK_SECONDS), SOAK_DEVICE=$(SOAK_DEVICE)'
 	@echo 'make judge-report  mine, train and decode the judge report again: hours; goes on in $(JUDGE_REPORT_DIR)'
 	@echo 'make dist     the command, libgavel.a and gavel.h in one archive, in target/dist'
 	@echo 'make smollm2  fetch SmolLM2-135M-Instruct into models/smollm2-135m'
@@ -85,6 +89,11 @@ dist:
 	mkdir -p $(RELEASE)/../dist
 	$(PYTHON) scripts/dist.py --executable $(RELEASE)/gavel \
 		--library $(RELEASE)/examples/libgavel.a --out $(RELEASE)/../dist
+
+# Memory, outputs and files of half an hour; its last result is in docs/soak.md.
+soak:
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_DEVICE=$(SOAK_DEVICE) \
+		cargo test --release --test soak -- --ignored --nocapture
 
 smollm2:
 	$(PYTHON) scripts/fetch_smollm2.py
