@@ -263,10 +263,8 @@ struct End {
 const BOX: [usize; 3] = [5, 3, 2];
 
 fn box_of(from: End, to: End) -> sys::CUDA_MEMCPY3D {
-    // SAFETY: all-zero values are valid for it.
-    let mut copy = unsafe { std::mem::zeroed::<sys::CUDA_MEMCPY3D>() };
+    let mut copy = boxes(from.kind, to.kind);
     let host = |end: End| std::ptr::without_provenance_mut::<c_void>(end.address as usize);
-    (copy.srcMemoryType, copy.dstMemoryType) = (from.kind, to.kind);
     (copy.srcHost, copy.srcDevice) = (host(from), from.address);
     (copy.dstHost, copy.dstDevice) = (host(to), to.address);
     (copy.srcPitch, copy.srcHeight) = (from.pitch, from.rows);
