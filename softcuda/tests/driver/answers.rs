@@ -197,7 +197,7 @@ fn errors_of_calls_pass() {
                 let wrong = CString::new(text("frobnicate;")).unwrap();
                 let mut arguments = [pointer(&mut p)];
                 let arguments = arguments.as_mut_ptr();
-                let mut threads = |count, cooperative: bool, blocks| {
+                let threads = |count, cooperative: bool, blocks| {
                     if cooperative {
                         return sys::cuLaunchCooperativeKernel(
                             small, blocks, 1, 1, count, 1, 1, 0, stream, arguments,
