@@ -5,6 +5,9 @@ PYTHON ?= python3
 JUDGE_REPORT_DIR ?= target/judge-report
 # seconds for each fuzz target
 FUZZ_SECONDS ?= 60
+# of the soak, and the device that it runs on: cpu or cuda
+SOAK_SECONDS ?= 1800
+SOAK_DEVICE ?= cpu
 RAY ?= ray==2.60.0
 
 # the criterion suites, one a subject, and where their figures lie
@@ -12,7 +15,10 @@ SUITES = --bench pass --bench linear --bench attention --bench verify --bench sc
 	--bench drafting --bench text --bench steps
 CRITERION = $${CARGO_TARGET_DIR:-target}/criterion
 
-.PHONY: help demo test test-long test-ray bench bench-quick fuzz smollm2 judge-report clean
+# the release: what cargo builds for it, and where it goes
+RELEASE = $${CARGO_TARGET_DIR:-target}/release
+
+.PHONY: help demo dist test test-long test-ray bench bench-quick fuzz soak smollm2 judge-report clean
 
 help:
 	@echo 'make demo     answer problems with the small pair in models/demo, five ways side by side'
@@ -22,7 +28,9 @@ help:
 	@echo 'make bench    all benches, timed, and a page of their figures in target/criterion/summary.md'
 	@echo 'make bench-quick  the criterion suites in two minutes, with the same page'
 	@echo 'make fuzz     every fuzz target, FUZZ_SECONDS=$(FUZZ_SECONDS) each'
+	@echo 'make soak     engines side by side and interrupted commands, SOAK_SECONDS=$(SOAK_SECONDS), SOAK_DEVICE=$(SOAK_DEVICE)'
 	@echo 'make judge-report  mine, train and decode the judge report again: hours; goes on in $(JUDGE_REPORT_DIR)'
+	@echo 'make dist     the command, libgavel.a and gavel.h in one archive, in target/dist'
 	@echo 'make smollm2  fetch SmolLM2-135M-Instruct into models/smollm2-135m'
 	@echo 'make clean    remove all that was built or fetched'
 
@@ -30,14 +38,14 @@ demo:
 	cargo run --release -- demo
 
 # The cheap checks come first. nvcc is the user's own or is fetched. `--test` makes each bench run
-# once, untimed. Lints and benches do with the kernels of one architecture.
+# once, untimed, in the profile of the tests: nothing is compiled twice.
 test:
 	cargo fmt --all --check
 	$(MAKE) --no-print-directory smollm2
 	CUDA_HOME="$$($(PYTHON) scripts/get_nvcc.py)" && export CUDA_HOME && \
-		GAVEL_CUDA_ARCHS=80 cargo clippy --quiet --workspace --all-targets -- -D warnings && \
+		cargo clippy --quiet --workspace --all-targets -- -D warnings && \
 		cargo test --quiet --workspace && \
-		GAVEL_CUDA_ARCHS=80 cargo bench --quiet --workspace --bench '*' -- --test
+		cargo test --quiet --workspace --bench '*' -- --test
 
 # What takes minutes on the software device.
 test-long:
@@ -73,6 +81,19 @@ fuzz:
 	set -e; for target in $$(cargo fuzz list); do \
 		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10; \
 	done
+
+# With the kernels of every architecture, whatever GAVEL_CUDA_ARCHS says.
+dist:
+	CUDA_HOME="$$($(PYTHON) scripts/get_nvcc.py)" && export CUDA_HOME && unset GAVEL_CUDA_ARCHS && \
+		cargo build --release -p gavel -p gavel-c --bin gavel --example gavel
+	mkdir -p $(RELEASE)/../dist
+	$(PYTHON) scripts/dist.py --executable $(RELEASE)/gavel \
+		--library $(RELEASE)/examples/libgavel.a --out $(RELEASE)/../dist
+
+# Memory, outputs and files of half an hour; its last result is in docs/soak.md.
+soak:
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_DEVICE=$(SOAK_DEVICE) \
+		cargo test --release --test soak -- --ignored --nocapture
 
 smollm2:
 	$(PYTHON) scripts/fetch_smollm2.py

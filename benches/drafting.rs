@@ -47,7 +47,7 @@ fn model(c: &mut Criterion) {
         for shape in ["1", "4", "8", "4x2x2x1", "best:16x4"] {
             let shape: Shape = shape.parse().expect("a shape");
             // no more tokens than fit before drafts are cut short
-            let mut sequence = Endless::new(&mut device, (5..69).collect(), 256);
+            let mut sequence = Endless::new(&mut *device, (5..69).collect(), 256);
             let step = greedy(shape.clone(), Rule::Chain);
             group.throughput(Throughput::Elements(shape.nodes() as u64));
             group.bench_function(BenchmarkId::new(name, &shape), |b| {

@@ -5,11 +5,10 @@
 
 mod common;
 
-use common::{cpu, made};
+use common::{device, made, pass};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use gavel::device::{Device, Logits, Want};
+use gavel::device::{Logits, Want};
 use gavel::tree::TokenTree;
-use std::hint::black_box;
 
 /// (N, K): SmolLM2's down and gate, Llama-3.2-1B's down, its gate and its q.
 const SHAPES: [(usize, usize); 5] = [
@@ -24,7 +23,7 @@ fn linear(c: &mut Criterion) {
     let mut group = c.benchmark_group("linear");
     for (n, k) in SHAPES {
         let made = made(|w| (w.vocabulary, w.hidden) = (n, k));
-        let mut device = cpu(&made.model, 64);
+        let mut device = device(&made.model, 64);
         let want = Want {
             logits: Logits::All,
             ..Want::default()
@@ -36,7 +35,7 @@ fn linear(c: &mut Criterion) {
                 bytes: (2 * n * k) as u64,
             });
             group.bench_function(BenchmarkId::new(format!("{n}x{k}"), rows), |b| {
-                b.iter(|| black_box(device.pass(&tree, &want).expect("a pass")));
+                pass(b, &mut *device, &tree, &want);
             });
         }
     }

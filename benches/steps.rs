@@ -56,7 +56,7 @@ fn steps(c: &mut Criterion) {
             ));
         }
         for (name, step) in cases {
-            let mut sequence = Endless::new(&mut device, (5..69).collect(), 256);
+            let mut sequence = Endless::new(&mut *device, (5..69).collect(), 256);
             group.throughput(Throughput::Elements(1));
             group.bench_function(BenchmarkId::new(pair, name), |b| {
                 b.iter_custom(|times| {

@@ -1,12 +1,18 @@
-//! Verification by rule, vocabulary and shape.
+//! Verification by rule, vocabulary and shape: the scalar reference alone, then as a phase of a
+//! device's steps, behind thin models of random weights, in the device's own time.
 //!
-//! Lossless rules are given drafts that they accept to the end, lossy ones
+//! Of the reference: lossless rules are given drafts that they accept to the end, lossy ones
 //! drafts that they must rescue at every node, so that each reads every row of
 //! its path. Throughput counts the target's logits on that path.
 
+mod common;
+
 use std::hint::black_box;
 
+use common::{Endless, made, sums, with_drafter};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use gavel::device;
+use gavel::draft::Drafter;
 use gavel::tree::{Shape, TokenTree};
 use gavel::verify::{Inputs, Law, Philox, Policy, Remaining, Rows, Rule, Sampling, Site, verify};
 
@@ -225,9 +231,53 @@ fn rescued(c: &mut Criterion) {
     group.finish();
 }
 
+/// Elements are steps. What is kept depends on the rule: little, as the draft is the target's first
+/// layer's.
+fn phase(c: &mut Criterion) {
+    let mut group = c.benchmark_group("verify/phase");
+    for vocab in VOCABS {
+        let made = made(|w| (w.layers, w.vocabulary) = (2, vocab));
+        let drafter = Drafter::self_layers(&made.model, 1).expect("two layers");
+        let mut device = with_drafter(&made.model, drafter, 512);
+        for shape in ["8", "4x2x2x1"] {
+            for (name, rule, sampling) in [
+                ("greedy", Rule::Chain, Sampling::GREEDY),
+                ("chain", Rule::Chain, FULL),
+                ("chain_top_p", Rule::Chain, TOP_P),
+                ("block", Rule::Block, FULL),
+                (
+                    "kl",
+                    Rule::Kl {
+                        delta: 0.1,
+                        reverse: false,
+                    },
+                    Sampling::GREEDY,
+                ),
+                ("margin", Rule::Margin { ratio: 0.9 }, Sampling::GREEDY),
+                ("typical", Rule::TYPICAL, Sampling::GREEDY),
+                ("topk", Rule::TopK { k: 5 }, Sampling::GREEDY),
+            ] {
+                let shape: Shape = shape.parse().expect("a shape");
+                if rule == Rule::Block && !shape.is_chain() {
+                    continue;
+                }
+                let id = BenchmarkId::new(name, format!("{vocab}/{shape}"));
+                let step = device::Step::new(shape, Policy::new(sampling, rule));
+                let prompt = (1..65).collect();
+                let mut sequence = Endless::new(&mut *device, prompt, 256);
+                group.throughput(Throughput::Elements(1));
+                group.bench_function(id, |b| {
+                    b.iter_custom(|times| sums(times, || sequence.step(&step).times.verify));
+                });
+            }
+        }
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20);
-    targets = law, accepted, rejected, rescued
+    targets = law, accepted, rejected, rescued, phase
 }
 criterion_main!(benches);

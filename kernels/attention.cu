@@ -297,6 +297,7 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
     const int row_warp = warp % ROW_WARPS, position_warp = warp / ROW_WARPS;
     const int g = lane / 4, t = lane % 4;
 
+    after_previous();
     const int row_count = rows->rows, shared = rows->shared;
     if (row_count == 0) return;
     const int total = row_count * group;  // mma rows

@@ -1,5 +1,6 @@
 // From a tree to the rows of a pass, and from a verdict to what the next step begins with.
 #pragma once
+#include "ptx.cuh"
 #include "step.cuh"
 
 // The rows of a pass over nodes first.. of a tree below `length` committed tokens, after `root`, the
@@ -79,10 +80,11 @@ __device__ __forceinline__ void begin_rows(const Commit& c, const Sequence& s, c
 
 // Commits a verdict, reports it and prepares the next step. One block, after all others have read the
 // sequence, the tree and the stream of its random numbers. `log_probability(i, token)`, asked by all
-// threads, is of token i of the path and what follows it.
+// threads, is of token i of the path and what follows it; `began` is when (clock_ns) thread 0's
+// verification began.
 template <typename LogProbability>
 __device__ __forceinline__ void commit(const Commit& c, const Verdict& verdict, int* shared_kept,
-                                       LogProbability log_probability) {
+                                       u64 began, LogProbability log_probability) {
     Sequence& s = *c.sequence;
     Growing& g = *c.growing;
     const Tree& tree = g.tree;
@@ -158,6 +160,10 @@ __device__ __forceinline__ void commit(const Commit& c, const Verdict& verdict, 
         report.depth = *depth;
         report.error = g.failed_row >= 0 ? Verdict::DRAFTER_LOGITS : verdict.error;
         report.at = g.failed_row >= 0 ? g.failed_row : verdict.at;
+        report.began[0] = s.began[0];
+        report.began[1] = s.began[1];
+        report.began[2] = began;
+        report.ended = clock_ns();
         begin_tree(g, s);
     }
     __syncthreads();
@@ -172,6 +178,7 @@ __device__ __forceinline__ void repeat(const Commit& c) {
     report.finish = s.finish;
     report.committed = report.nodes = report.depth = 0;
     report.error = Verdict::NONE;
+    report.began[0] = report.began[1] = report.began[2] = report.ended = 0;
     s.reports++;
     c.path->nodes = 0;
     if (c.draft_path) c.draft_path->nodes = 0;

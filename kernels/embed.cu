@@ -21,8 +21,10 @@
 // Neighbours: `pass` is filled; the first projection reads what this writes.
 extern "C" __global__ void __launch_bounds__(256)
     embed(const Rows* pass, const uint4* table, const float* gain, float* x, uint4* normed, float* squares,
-          int hidden, int pairs) {
+          unsigned long long* began, int hidden, int pairs) {
+    after_previous();
     const int row = blockIdx.x;
+    if (began && row == 0 && threadIdx.x == 0) *began = clock_ns();
     if (row >= pass->rows) return;
     const int token = pass->token[row];
     const int t = threadIdx.x % 4;

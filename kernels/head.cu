@@ -1,5 +1,6 @@
 // What is read off the residual stream beside the LM head's logits.
 #include "layout.cuh"
+#include "ptx.cuh"
 #include "reduce.cuh"
 
 // Hidden states after the final norm: last_hidden [rows, hidden] f32 =
@@ -15,6 +16,7 @@
 extern "C" __global__ void __launch_bounds__(256)
     hidden(const Rows* pass, const float* x, const float* gain, const float* squares, float* last_hidden,
            int hidden, int partials, float eps) {
+    after_previous();
     const int row = blockIdx.x;
     if (row >= pass->rows) return;
     __shared__ float partial[64];
@@ -49,6 +51,7 @@ extern "C" __global__ void __launch_bounds__(256)
 // Neighbours: the layer has written x; the one after it has not.
 extern "C" __global__ void __launch_bounds__(256)
     judge(const Rows* pass, const float* x, const float* w, const float* b, float* scores, int hidden) {
+    after_previous();
     const int row = blockIdx.x;
     const int unit = blockIdx.y;
     if (row >= pass->rows) return;

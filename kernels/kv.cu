@@ -1,5 +1,6 @@
 // What becomes of the KV cache after a pass. A rollback needs no kernel: its slots are forgotten.
 #include "layout.cuh"
+#include "ptx.cuh"
 
 namespace {
 
@@ -22,6 +23,7 @@ constexpr int IN_FLIGHT = 8;
 // Neighbours: the pass whose rows these are is complete, and the next one has not begun.
 extern "C" __global__ void __launch_bounds__(128)
     kv_commit(unsigned char* cache, const Path* path, int capacity, int head_dim) {
+    after_previous();
     const int feature = blockIdx.z * 128 + threadIdx.x;
     if (feature >= head_dim) return;
     const bool values = blockIdx.y % 2 == 1;

@@ -21,7 +21,7 @@
 //
 // Neighbours: x and the sums of squares were written by launches before; partials and counters
 // belong to this launch, counters are zero before and after. Where the pass has no row that takes
-// part, nothing but its number of rows is read.
+// part, nothing is read but the weights that each block starts with.
 #include "best.cuh"
 #include "ptx.cuh"
 
@@ -565,10 +565,12 @@ struct Kernel {
     }
 
     __device__ void run() {
+        int unit = work.start(blockIdx.x);
+        // weights, which nobody writes, are under way before the launch ahead is over
+        load(work.segment(unit), work.segment(unit).block * p.block_tiles + wm);
+        after_previous();
         const int rows = p.rows->rows;
         if (rows <= p.first_group * GROUP) return;
-        int unit = work.start(blockIdx.x);
-        load(work.segment(unit), work.segment(unit).block * p.block_tiles + wm);
         groups = min(NG, (rows + GROUP - 1) / GROUP - p.first_group);
         if (p.input_squares)
             for (int i = threadIdx.x; i < groups * GROUP; i += blockDim.x) {

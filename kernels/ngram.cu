@@ -44,7 +44,8 @@ struct Merge {
 // Neighbours: verify left the history and the tree's room; the target's pass reads the rows.
 extern "C" __global__ void __launch_bounds__(THREADS) ngram(const Lookup* at) {
     const Lookup& look = *at;
-    const Sequence& s = *look.sequence;
+    Sequence& s = *look.sequence;
+    if (threadIdx.x == 0) s.began[0] = clock_ns();
     Growing& g = *look.growing;
     __shared__ unsigned long long found[2];
     const int depth = min(look.depth, g.depth);

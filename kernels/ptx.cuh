@@ -73,6 +73,25 @@ __device__ __forceinline__ uint4 load_matrix(uint32_t address) {
     return v;
 }
 
+// Where a launch may begin before the one ahead of it is over (sm_90+): waits until all launches ahead
+// are complete and what they wrote is visible, and from then on lets the one behind begin, so that never
+// more than two are under way. Every block of a kernel of the pass calls it, before it touches memory
+// that another launch writes or reads what it writes, and before it ends: who waits for a launch has then
+// waited for all before it. Older devices start launches one after another.
+__device__ __forceinline__ void after_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Nanoseconds of a clock that all multiprocessors share; how finely it ticks is the device's.
+__device__ __forceinline__ unsigned long long clock_ns() {
+    unsigned long long now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now)::"memory");
+    return now;
+}
+
 // A barrier among `threads` threads of the block, whole warps; 0 is that of __syncthreads.
 __device__ __forceinline__ void barrier(int id, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

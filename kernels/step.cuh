@@ -70,7 +70,7 @@ struct Choice {
 enum Reason : int { ALIGNED, JUDGED, REJECTED, UNVISITED };
 
 struct Verdict {
-    enum Error : int { NONE, TARGET_LOGITS, DRAFTER_LOGITS, NOT_DRAWN, SCORE };
+    enum Error : int { NONE, TARGET_LOGITS, DRAFTER_LOGITS, NOT_DRAWN, SCORE, TREE };
     Error error;
     int at;      // row, or node, of the error
     int length;  // of the accepted path
@@ -99,8 +99,9 @@ struct Sequence {
     int stops;
     const int* stop;  // tokens that end it
     int* history;     // [context] the committed tokens
+    u64 began[2];     // when (clock_ns) this step's draft, where it has one, and its target pass began
 };
-static_assert(sizeof(Sequence) == 16 + 8 * 4 + 2 * 8, "as in verify.rs");
+static_assert(sizeof(Sequence) == 16 + 8 * 4 + 4 * 8, "as in verify.rs");
 
 // Rows that one step has: the last committed token and the nodes below it.
 constexpr int STEP_ROWS = 64;
@@ -113,11 +114,13 @@ struct Report {
     Verdict::Error error;
     int at;         // row, or node, of the error
     int reserved[2];
+    // when (clock_ns) draft, target pass and verification began, and when this was written
+    u64 began[3], ended;
     uint32_t token[STEP_ROWS];  // how it came to be (see came) in the upper four bits
     float acceptability[STEP_ROWS];
     float log_probability[STEP_ROWS];  // where they were asked for
 };
-static_assert(sizeof(Report) == 32 + 3 * 4 * STEP_ROWS, "as in verify.rs");
+static_assert(sizeof(Report) == 64 + 3 * 4 * STEP_ROWS, "as in verify.rs");
 
 // Why a token is committed.
 enum Came : uint32_t { BY_ALIGNMENT, BY_JUDGEMENT, AS_BONUS, AS_RESIDUAL };
@@ -230,7 +233,7 @@ static_assert(sizeof(Level) == 12 * 8 + 10 * 4, "as in verify.rs");
 
 // Prompt lookup: what followed the last tokens where they stood before (src/draft/ngram.rs).
 struct Lookup {
-    const Sequence* sequence;
+    Sequence* sequence;
     Growing* growing;
     Rows* rows;
     int* paths;

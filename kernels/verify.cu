@@ -8,7 +8,7 @@
 //
 // Grid: teams * size blocks that are resident together (a cooperative launch), block: 256. Team t
 // has the sequences t, t + teams, ...
-// Dynamic shared memory: 2 * slots * 512 bytes; a block whose part of a row is longer than `slots`
+// Dynamic shared memory: 3 * slots * 512 bytes; a block whose part of a row is longer than `slots`
 // chunks keeps it in the workspace.
 //
 // Bytes of a sequence: the tree; 16 for each part of each row (bests); then of the rows that the path
@@ -221,16 +221,17 @@ struct Verifier {
 
     // The next slice becomes max(p - q, 0) of this block's part, and its sums are left. p is what the
     // slice holds over its total: a residual, or a row of which there is a law, then times scale.
-    // Bytes: the row of q once.
+    // Bytes: the row of q once, and none where `again` says that it was read since the row began.
     template <typename Gone>
     __device__ __forceinline__ void subtract(int row, bool residual, const Law& p, float scale, float p_total,
-                                             const Draft& q, Gone gone) {
+                                             const Draft& q, bool again, Gone gone) {
         const Row zq = q.law.only < 0 ? drafter(row) : Row{nullptr, 0};
         const float q_total = __ull2float_rn(q.total);
         team.each_chunk([&](int chunk, int place) {
             const int id = Team::first_id(chunk);
             const float4 a = team.four(team.slice, place);
-            const float4 b = zq.four(id);
+            const float4 b = again ? team.four(team.drafter_slice, place) : zq.four(id);
+            if (!again) team.four(team.drafter_slice, place) = b;
             const float of_p[4] = {a.x, a.y, a.z, a.w}, of_q[4] = {b.x, b.y, b.z, b.w};
             float left[4];
 #pragma unroll
@@ -258,7 +259,8 @@ struct Verifier {
         if (s.pending < 0) return;
         if (p.only < 0) {
             const auto gone = [&](int id) { return s.q.removed > 0 && children.among(s.first, s.q.removed, id); };
-            subtract(row, s.has_residual, p, 1.0f, s.has_residual ? s.total : __ull2float_rn(p.total), s.q, gone);
+            subtract(row, s.has_residual, p, 1.0f, s.has_residual ? s.total : __ull2float_rn(p.total), s.q,
+                     s.q.removed > 0, gone);
             // what the children that follow will be asked about
             const int turn = s.at_turn ^ 1;
             __syncwarp();
@@ -391,13 +393,20 @@ struct Verifier {
     // in one sweep; at the bins of the turn.
     __device__ __forceinline__ const Bins& ranks(int row, bool raw, int first, int count) {
         const Row z = target(row);
+        // the children's own logits, which every chunk is compared with
+        float* const logits = team.shared.level[0];
+        static_assert(sizeof(team.shared.level) >= MAX_NODES * sizeof(float) && THREADS >= MAX_NODES, "one a thread");
+        __syncthreads();
+        for (int node = first, i = 0; i < count; i++, node = children.next(node))
+            if (threadIdx.x == i) logits[i] = z[children.token(node)];
+        __syncthreads();
         team.each_chunk([&](int chunk, int place) {
             const int id = Team::first_id(chunk);
             const float4 a = raw ? team.four(team.slice, place) : z.four(id);
             const float of_p[4] = {a.x, a.y, a.z, a.w};
             for (int node = first, i = 0; i < count; i++, node = children.next(node)) {
                 const int token = children.token(node);
-                const float own = z[token];
+                const float own = logits[i];
                 int here = 0;
 #pragma unroll
                 for (int j = 0; j < 4; j++)
@@ -617,7 +626,7 @@ struct Verifier {
                     const float less = ratio(weight_in(q.law, at, p.only), q.total);
                     residual = scale > less ? scale - less : 0.0f;
                 } else {
-                    subtract(at, false, p, scale, __ull2float_rn(p.total), q, [](int) { return false; });
+                    subtract(at, false, p, scale, __ull2float_rn(p.total), q, false, [](int) { return false; });
                     team.sync();
                     residual = team.total(team.sums(0));
                     team.next_sums();
@@ -672,6 +681,7 @@ struct Verifier {
 
     // Everything about the sequence; the verdict is written when the launch is complete.
     __device__ __forceinline__ void run() {
+        const u64 began = clock_ns();
         const int nodes = children.nodes;
         Children::find(v.tree, team.shared);
         if (team.rank == 0) {
@@ -696,7 +706,7 @@ struct Verifier {
             __syncthreads();  // before the next one's
             return z[token] - most - ln_exact(sum);
         };
-        commit(*v.commit, verdict, team.shared.commit, log_probability);
+        commit(*v.commit, verdict, team.shared.commit, began, log_probability);
     }
 };
 
@@ -714,6 +724,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             if (blockIdx.x % size == 0) repeat(*v.commit);
             continue;
         }
+        if (v.tree->nodes < 0) continue;  // refused: verifier.cu has said why
         const Workspace space(workspace + index * bytes, (v.vocabulary + CHUNK - 1) / CHUNK, size);
         Team team(blockIdx.x % size, size, space, shared, reinterpret_cast<float*>(dynamic), slots);
         if (begun) team.sync();  // all are done with the sequence before

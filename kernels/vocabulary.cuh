@@ -11,6 +11,7 @@
 
 constexpr int THREADS = 256, WARPS = THREADS / 32;
 constexpr int CHUNK = 128;
+constexpr int SLICES = 3;
 constexpr int BINS = 256;
 constexpr int SUMS = 4;  // sums over the vocabulary that one sweep takes
 
@@ -39,7 +40,7 @@ static_assert(sizeof(Exchange) == 16 + 8 * (MAX_NODES + 1) + 32 * (MAX_NODES + 1
 
 // What follows an exchange: arrays over chunks, then what does not fit shared memory.
 //   weights [2][chunks] u64, sums [2][SUMS][chunks] f32, ties [chunks] i32, parts [MAX_NODES + 1][size] Best,
-//   slices [size][2][chunks of a block][CHUNK] f32
+//   slices [size][SLICES][chunks of a block][CHUNK] f32
 struct Workspace {
     Exchange* exchange;
     u64* weights;
@@ -55,7 +56,7 @@ struct Workspace {
     static __host__ __device__ constexpr size_t bytes(int chunks, int size, bool slices) {
         return rounded(sizeof(Exchange)) + rounded(16ull * chunks) + rounded(8ull * SUMS * chunks) +
                rounded(4ull * chunks) + rounded(sizeof(Best) * (MAX_NODES + 1) * size) +
-               (slices ? rounded(8ull * CHUNK * size * ((chunks + size - 1) / size)) : 0);
+               (slices ? rounded(4ull * SLICES * CHUNK * size * ((chunks + size - 1) / size)) : 0);
     }
 
     __device__ __forceinline__ Workspace(char* at, int chunks, int size) : chunks(chunks) {
@@ -131,8 +132,9 @@ struct Team {
     int rank, size;
     Workspace space;
     Shared& shared;
-    // this block's part of the row at hand, and of what it becomes: [chunks of the block][CHUNK]
-    float *slice, *next_slice;
+    // this block's part of the row at hand, of what it becomes, and of the drafter's row:
+    // [chunks of the block][CHUNK]
+    float *slice, *next_slice, *drafter_slice;
     // which of the exchange's arrays in turn are next
     int turn, weights_turn, sums_turn;
 
@@ -140,9 +142,10 @@ struct Team {
         : rank(rank), size(size), space(space), shared(shared), turn(0), weights_turn(0), sums_turn(0) {
         const int own = (space.chunks + size - 1) / size;
         // blocks of a team find their slices in shared memory, or one after the other
-        float* const base = own <= slots ? dynamic : space.slices + static_cast<size_t>(2 * rank) * own * CHUNK;
+        float* const base = own <= slots ? dynamic : space.slices + static_cast<size_t>(SLICES * rank) * own * CHUNK;
         slice = base;
         next_slice = base + static_cast<size_t>(own) * CHUNK;
+        drafter_slice = next_slice + static_cast<size_t>(own) * CHUNK;
     }
 
     // Waits for the whole team; what was written before is seen by all after.

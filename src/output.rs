@@ -2,6 +2,10 @@
 
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+
+/// Read while a temporary file is there, written by who ends the process.
+static UNFINISHED: RwLock<()> = RwLock::new(());
 
 /// Why an output file could not be written; nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +42,7 @@ pub fn write_atomically(
             let file = std::fs::OpenOptions::new().write(true).open(path)?;
             return write_all(&file, write);
         }
+        let _unfinished = UNFINISHED.read().unwrap_or_else(PoisonError::into_inner);
         let folder = match path.parent() {
             Some(folder) if folder != Path::new("") => folder,
             _ => Path::new("."),
@@ -58,6 +63,13 @@ pub fn write_atomically(
         path: path.to_owned(),
         source,
     })
+}
+
+/// Ends the process at once, but not in the middle of [`write_atomically`], which would leave its
+/// temporary file: from a thread of its own, such as that of a signal's handler.
+pub fn exit(code: i32) -> ! {
+    let _finished = UNFINISHED.write().unwrap_or_else(PoisonError::into_inner);
+    std::process::exit(code)
 }
 
 fn write_all(

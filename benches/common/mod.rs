@@ -4,11 +4,14 @@
 #[path = "../../tests/cuda/widths.rs"]
 pub mod widths;
 
-use gavel::device::{Device, Request, Setup, Step, StepReport, cpu::Cpu};
+use criterion::Bencher;
+use gavel::device::cuda::Cuda;
+use gavel::device::{Device, Request, Setup, Step, StepReport, Want, cpu::Cpu};
 use gavel::draft::Drafter;
 use gavel::model::Model;
-use gavel::tree::Shape;
+use gavel::tree::{Shape, TokenTree};
 use gavel::verify::{Policy, Rule, Sampling};
+use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,18 +37,38 @@ pub fn smollm2() -> Arc<Model> {
     open(&models("smollm2-135m"))
 }
 
-pub fn cpu(target: &Arc<Model>, context: usize) -> Cpu {
+pub fn device(target: &Arc<Model>, context: usize) -> Box<dyn Device> {
     with_drafter(target, Drafter::None, context)
 }
 
-pub fn with_drafter(target: &Arc<Model>, drafter: Drafter, context: usize) -> Cpu {
+/// The device that `GAVEL_BENCH_DEVICE` names, as `--device` does: `cpu`, which is the default, `cuda`
+/// or `cuda:I`.
+pub fn with_drafter(target: &Arc<Model>, drafter: Drafter, context: usize) -> Box<dyn Device> {
     let setup = Setup {
         target: target.clone(),
         drafter,
         context,
         threads: 0,
     };
-    Cpu::open(&setup).expect("a CPU device")
+    let named = std::env::var("GAVEL_BENCH_DEVICE").unwrap_or_default();
+    let ordinal = match &*named {
+        "" | "cpu" => return Box::new(Cpu::open(&setup).expect("a CPU device")),
+        "cuda" => Some(0),
+        other => other.strip_prefix("cuda:").and_then(|i| i.parse().ok()),
+    };
+    let ordinal = ordinal
+        .unwrap_or_else(|| panic!("GAVEL_BENCH_DEVICE is '{named}', expected cpu, cuda or cuda:I"));
+    Box::new(Cuda::open(&setup, ordinal).unwrap_or_else(|error| panic!("{named}: {error}")))
+}
+
+/// Times passes by the device's own clock.
+pub fn pass(b: &mut Bencher<'_>, device: &mut dyn Device, tree: &TokenTree, want: &Want) {
+    b.iter_custom(|times| {
+        sums(times, || {
+            let output = device.pass(tree, want).expect("a pass");
+            black_box(output).time
+        })
+    });
 }
 
 /// A model of random weights; its files are gone with it.

@@ -552,3 +552,38 @@ fn sectors_divergence_and_the_longest_warp_are_counted() {
         4 * one.longest_warp + 3 * (1 + 2 + 3)
     );
 }
+
+#[test]
+fn the_global_timer_is_one_clock_for_all_blocks_and_launches() {
+    let device = Device::tiny();
+    // each block's first thread: the time, its two halves, and the time again
+    let body = "mov.u64 %w, %globaltimer;\nmov.u32 %x, %globaltimer_lo;\n\
+        mov.u32 %y, %globaltimer_hi;\nmov.u64 %v, %globaltimer;\nmov.u32 %z, %ctaid.x;\n\
+        mad.wide.u32 %a, %z, 32, %p0;\nst.global.v2.u64 [%a], {%w, %v};\n\
+        st.global.v2.u32 [%a+16], {%x, %y};";
+    let declarations = ".reg .b32 %x, %y, %z;\n.reg .b64 %w, %v;";
+    let module = device.load(&kernel(1, declarations, body));
+    let began = std::time::Instant::now();
+    let mut last = 0;
+    for _ in 0..3 {
+        let out = device.empty(8 * 32);
+        let grid = device.grid(&module, "k", 8, 1, &[Param::Ptr(out)]);
+        device.run(&[grid]).expect("no violation");
+        let mut latest = 0;
+        for block in 0..8 {
+            let at = out + 32 * block;
+            let [first, second] = device.download::<u64>(at, 2)[..] else {
+                panic!("two times");
+            };
+            let [low, high] = device.download::<u32>(at + 16, 2)[..] else {
+                panic!("two halves");
+            };
+            let between = u64::from(high) << 32 | u64::from(low);
+            assert!(last < first && first <= between && between <= second);
+            latest = latest.max(second);
+        }
+        last = latest;
+    }
+    // nanoseconds, of a clock that began with the first look at it
+    assert!(u128::from(last) <= began.elapsed().as_nanos() + 1);
+}

@@ -2,7 +2,7 @@
 
 use super::menu::{MenuArgs, items};
 use super::progress::Progress;
-use super::setup::ModelArgs;
+use super::setup::{ModelArgs, end_on_interrupt};
 use super::usage;
 use anyhow::Context;
 use gavel::eval::{self, Decoder, Evaluation, Prompting, Report};
@@ -90,6 +90,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    end_on_interrupt()?;
     let (problems, data) = problems(args)?;
     let grader = grader(args)?;
     let target = args.model.open()?;

@@ -38,6 +38,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    super::setup::end_on_interrupt()?;
     for (name, count) in [
         ("--seeds", args.seeds as usize),
         ("--prompts", args.prompts),

@@ -1,7 +1,7 @@
 //! `gavel logits`: what a model computes, for comparison with any other engine.
 
 use super::progress::Progress;
-use super::setup::{ModelArgs, open_judge, read_text};
+use super::setup::{ModelArgs, end_on_interrupt, open_judge, read_text};
 use super::usage;
 use anyhow::Context;
 use gavel::device::{Device, Logits, PassOutput, Want};
@@ -45,6 +45,7 @@ struct TreeFile {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    end_on_interrupt()?;
     let ids = read_ids(&args.ids)?;
     let tree = args.tree.as_ref().map(|path| read_tree(path)).transpose()?;
     let target = args.model.open()?;

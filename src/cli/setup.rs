@@ -420,9 +420,17 @@ pub fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
     let seen = flag.clone();
     ctrlc::set_handler(move || {
         if seen.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+            gavel::output::exit(INTERRUPTED);
         }
     })
     .context("Ctrl-C")?;
     Ok(flag)
+}
+
+/// What a shell says of a command that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+/// Ctrl-C ends the process, but not while a file is being written.
+pub fn end_on_interrupt() -> anyhow::Result<()> {
+    ctrlc::set_handler(|| gavel::output::exit(INTERRUPTED)).context("Ctrl-C")
 }

@@ -199,6 +199,9 @@ pub struct PassOutput {
     pub taps: Vec<(usize, Vec<f32>)>,
     /// \[rows\], the judge's acceptability of each row's token
     pub scores: Vec<f32>,
+    /// What layers and head took, by the device's own clock; copies to the host count only where
+    /// they stand between layers, as those of taps do.
+    pub time: Duration,
 }
 
 /// Memory of a loaded device in bytes.
@@ -210,10 +213,10 @@ pub struct MemoryPlan {
     pub kv: usize,
 }
 
-/// A plain read of memory that was timed.
+/// A plain read, or copy, of memory that was timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// Bytes read.
+    /// Bytes moved.
     pub bytes: usize,
     /// What it took.
     pub time: Duration,
@@ -372,9 +375,10 @@ pub trait Device: Send {
         Vec::new()
     }
 
-    /// Reads what a one-row pass of the target reads of its weights, as fast as this device can and
-    /// without computing anything of it: the limit of a pass, to be measured beside passes.
-    /// `None` where a device has no way to tell.
+    /// Moves as many bytes as a one-row pass of the target reads of its weights, as fast as this device
+    /// can and without computing anything of it: the limit of a pass, to be measured beside passes. The
+    /// CPU reads the weights; CUDA copies memory of the device, whose bytes count where they are read
+    /// and where they are written. `None` where a device has no way to tell.
     fn read_weights(&mut self) -> Result<Option<Reading>, DeviceError> {
         Ok(None)
     }
@@ -439,6 +443,7 @@ impl PassOutput {
         self.logits.extend(next.logits);
         self.last_hidden.extend(next.last_hidden);
         self.scores.extend(next.scores);
+        self.time += next.time;
         for (layer, rows) in next.taps {
             match self.taps.iter_mut().find(|(l, _)| *l == layer) {
                 Some((_, all)) => all.extend(rows),

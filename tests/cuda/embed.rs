@@ -60,6 +60,7 @@ fn check(hidden: usize, rows: usize, level: u32, seed: u64) {
     let normed_bytes = activation_bytes(bucket, hidden);
     let normed = device.upload("normed", &vec![0u16; normed_bytes / 2]);
     let squares = device.upload("squares", &[UNTOUCHED; MAX_ROWS]);
+    let began = device.upload("began", &[0u64]);
     let args = [
         Arg::Ptr(pass),
         Arg::Ptr(table),
@@ -67,10 +68,12 @@ fn check(hidden: usize, rows: usize, level: u32, seed: u64) {
         Arg::Ptr(x),
         Arg::Ptr(normed),
         Arg::Ptr(squares),
+        Arg::Ptr(began),
         Arg::I32(hidden as i32),
         Arg::I32(pairs(hidden) as i32),
     ];
     let counts = device.run(device.grid("embed", [bucket, 1, 1], 256, 0, &args));
+    assert_ne!(device.read::<u64>(began, 1), [0]);
 
     let mut expected = vec![UNTOUCHED; bucket * hidden];
     let mut sums = [UNTOUCHED; MAX_ROWS];

@@ -75,7 +75,7 @@ fn leaf(toys: &Toys, context: &[u32], all: &mut Enumeration) -> (Leaf, Vec<u32>)
         drafter_vocabulary: toys.draft.vocab,
         drafter: Some(drafter.collect()),
         laws: proposal.q.clone(),
-        draft_temperature: toys.draft_sampling.temperature,
+        draft_sampling: toys.draft_sampling,
         script: Some(script),
         scores: None,
         policy: Policy::new(toys.target_sampling, toys.rule),

@@ -45,7 +45,7 @@ struct Replayed {
 
 impl Replayed {
     fn new(gpu: &Arc<Gpu>, forward: Forward, most_rows: usize) -> Replayed {
-        let pass = gpu.capture(|| forward.enqueue_pass(most_rows, true, None));
+        let pass = gpu.capture(|| forward.enqueue_pass(most_rows, true, None, 0));
         let commit = gpu.capture(|| forward.enqueue_commit());
         Replayed {
             forward,
@@ -188,8 +188,8 @@ fn a_model_shares_the_weights_of_a_deeper_one_and_of_no_other() {
 }
 
 #[test]
-fn a_pass_of_no_rows_reads_nothing_but_their_number() {
-    let test = "graph::a_pass_of_no_rows_reads_nothing_but_their_number";
+fn a_pass_of_no_rows_reads_no_activations_and_writes_nothing() {
+    let test = "graph::a_pass_of_no_rows_reads_no_activations_and_writes_nothing";
     let file = tempfile::NamedTempFile::new().expect("a file");
     let path = file.path().to_str().expect("a path in UTF-8").to_owned();
     let body = || {
@@ -215,7 +215,8 @@ fn a_pass_of_no_rows_reads_nothing_but_their_number() {
     for launch in launches {
         for (label, traffic) in &launch.memory {
             assert_eq!(traffic.bytes_written, 0, "{}: {label}", launch.kernel);
-            let said = ["rows", "path"].contains(&&**label);
+            // weights are under way before a block knows that there is nothing to do
+            let said = ["rows", "path", "weights"].contains(&&**label);
             assert!(
                 said || traffic.bytes_read == 0,
                 "{}: {label}",
@@ -239,7 +240,7 @@ fn what_fails_while_it_is_captured_leaves_the_stream_as_it_was() {
         };
         // a copy that waits
         let waits = refused(&|| {
-            forward.enqueue_pass(8, true, None)?;
+            forward.enqueue_pass(8, true, None, 0)?;
             forward.rows().read::<i32>(0, 1).map(|_| ())
         });
         assert!(

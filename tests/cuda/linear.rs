@@ -702,7 +702,13 @@ fn a_launch_for_more_rows_than_there_are_leaves_the_same_bits_and_for_none_nothi
             let none = run(&device, &case, chip(4), 0, |r| r).counts;
             for (label, traffic) in &none.memory {
                 let moved = traffic.bytes_read + traffic.bytes_written;
-                assert!(moved == 0 || label == "rows", "{case:?}: {label}");
+                // what each warp has under way before it knows: four pairs of tiles at most
+                let most = match &**label {
+                    "rows" => 4 * plan.workers * plan.shape(bucket).threads,
+                    "weights" => 4 * 1024 * plan.workers * plan.shape(bucket).threads / 32,
+                    _ => 0,
+                };
+                assert!(moved <= most as u64, "{case:?}: {label}: {moved} of {most}");
             }
             assert!(none.mma.is_empty(), "{case:?}");
         }

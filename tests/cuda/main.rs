@@ -27,6 +27,7 @@ mod resources;
 mod sass;
 mod step;
 mod toolkit;
+mod verifier;
 mod verify;
 mod widths;
 

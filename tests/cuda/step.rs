@@ -16,6 +16,7 @@ use gavel::verify::{LogSoftmax, Policy, Rule, Sampling};
 use softcuda::report::Report;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const CONTEXT: usize = 120;
 
@@ -78,13 +79,20 @@ fn decode(
     let mut steps = steps.iter().cycle();
     let mut next = || steps.next().expect("a step");
     let mut committed = Vec::new();
+    let (began, mut phases) = (Instant::now(), Duration::ZERO);
     let mut ahead = device.enqueue(next())?;
     loop {
         let after = device.enqueue(next())?;
         let report = device.read(ahead)?;
         assert!(report.committed.len() <= report.depth + 1);
         committed.extend(report.committed);
+        // by the device's own clock
+        let times = report.times;
+        assert!(!times.target.is_zero() && !times.verify.is_zero());
+        assert!(report.nodes == 0 || !times.draft.is_zero());
+        phases += times.draft + times.target + times.verify;
         if let Some(finish) = report.finish {
+            assert!(phases <= began.elapsed());
             // a step after the end says so once more
             let after = device.read(after)?;
             assert_eq!((after.committed.len(), after.finish), (0, Some(finish)));
@@ -164,15 +172,16 @@ fn speculation_on_fixtures() {
 fn greedy_speculation_has_the_bits_of_plain_decoding() {
     let test = "step::greedy_speculation_has_the_bits_of_plain_decoding";
     let runs = [
-        ("llama-odd", "0", "sequential"),
-        ("qwen3-qknorm", "5", "groups8"),
-        ("qwen2-bias", "23", "groups16"),
+        ("llama-odd", "0", "sequential", "early"),
+        ("qwen3-qknorm", "5", "groups8", "late"),
+        ("qwen2-bias", "23", "groups16", "interleaved"),
     ];
-    for (fixture, seed, mma) in runs {
+    for (fixture, seed, mma, overlap) in runs {
         let env = [
             ("GAVEL_TEST_FIXTURES", fixture),
             ("SOFTCUDA_SEED", seed),
             ("SOFTCUDA_MMA", mma),
+            ("SOFTCUDA_OVERLAP", overlap),
         ];
         if with_driver(test, |_| softcuda(), &env, speculation_on_fixtures).is_none() {
             return;

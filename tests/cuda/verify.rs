@@ -3,6 +3,7 @@
 
 use crate::common::{Arg, Device, LEVELS};
 use bytemuck::Zeroable;
+use gavel::device::cuda::layout::Best;
 use gavel::device::cuda::verify::{
     Choice, Law, MAX_NODES, Policy, Stream, Teams, Tree, USES, Verdict, Verification, order_key,
 };
@@ -23,8 +24,8 @@ pub struct Case {
     /// [nodes + 1, drafter_vocabulary]
     pub drafter: Option<Vec<f32>>,
     pub laws: Option<Vec<reference::Law>>,
-    /// At which the laws were made, where it is not 0.
-    pub draft_temperature: f32,
+    /// By which the laws were made.
+    pub draft_sampling: reference::Sampling,
     /// Decisions made in place of random numbers: [nodes + 1, uses].
     pub script: Option<Vec<Choice>>,
     pub scores: Option<Vec<f32>>,
@@ -54,7 +55,7 @@ impl Case {
         let drafter = self.drafter.as_deref().expect("logits");
         let logits = &drafter[row * self.drafter_vocabulary..];
         let logits = &logits[..self.drafter_vocabulary.min(self.vocabulary)];
-        device_law(&laws[row], logits, self.draft_temperature)
+        device_law(&laws[row], logits, self.draft_sampling.temperature)
     }
 }
 
@@ -211,7 +212,7 @@ pub fn case(random: &mut fastrand::Rng, vocabulary: usize, nodes: usize) -> Case
         drafter_vocabulary,
         drafter: Some(drafter),
         laws: sampled.then_some(laws),
-        draft_temperature: draft_sampling.temperature,
+        draft_sampling,
         script: None,
         scores,
         policy: reference::Policy {
@@ -224,10 +225,39 @@ pub fn case(random: &mut fastrand::Rng, vocabulary: usize, nodes: usize) -> Case
     }
 }
 
+/// The two best logits of each row, as the LM head leaves them, in parts of `PART` tokens.
+fn bests(rows: &[f32], width: usize) -> (Vec<Best>, usize) {
+    const PART: usize = 2048;
+    let none = Best {
+        value: NEVER,
+        token: i32::MAX,
+        second: NEVER,
+        second_token: i32::MAX,
+    };
+    let part = |(first, logits): (usize, &[f32])| {
+        let mut best = none;
+        for (id, &z) in logits.iter().enumerate() {
+            let token = (first * PART + id) as i32;
+            if z > best.value || best.token == i32::MAX {
+                (best.second, best.second_token) = (best.value, best.token);
+                (best.value, best.token) = (z, token);
+            } else if z > best.second || best.second_token == i32::MAX {
+                (best.second, best.second_token) = (z, token);
+            }
+        }
+        best
+    };
+    let of_row = |row: &[f32]| row.chunks(PART).enumerate().map(part).collect::<Vec<_>>();
+    (
+        rows.chunks(width).flat_map(of_row).collect(),
+        width.div_ceil(PART),
+    )
+}
+
 /// A batch of cases in device memory.
 pub struct Batch {
     pub device: Device,
-    verifications: Vec<Verification>,
+    pub verifications: Vec<Verification>,
     verdicts: Vec<u64>,
     pub vocabulary: usize,
 }
@@ -479,5 +509,98 @@ fn large_vocabularies_are_verified_as_by_the_reference() {
         let batch = Batch::new(device, &cases);
         let (verdicts, _) = batch.run(batch.teams());
         check(&cases[0], &verdicts[0], &format!("case {round}"));
+    }
+}
+
+/// Rows of logits that verify reads beside the head's parts: greedy lossless rules and margin none, all
+/// others each visited row of p, and of q or R, once where they need it; block reads one of them twice.
+/// Every warp looks up single logits of a row besides, up to three for each of its children, a sector
+/// each time.
+#[test]
+fn a_rule_reads_the_rows_that_it_needs() {
+    const VOCABULARY: usize = 32_768;
+    let mut random = fastrand::Rng::with_seed(10);
+    let mut seen = std::collections::BTreeMap::<String, [f64; 2]>::new();
+    for round in 0..90 {
+        let nodes = random.usize(1..6);
+        let mut case = case(&mut random, VOCABULARY, nodes);
+        if case.drafter_vocabulary != VOCABULARY {
+            continue;
+        }
+        case.policy.sampling.temperature = [0.0, 0.8][round % 2];
+        let device = Device::new("verify", LEVELS[round % 2], round as u64);
+        let cases = [case];
+        let mut batch = Batch::new(device, &cases);
+        let [case] = &cases;
+        let drafter = case.drafter.as_deref().expect("logits");
+        let (best, parts) = bests(&case.target, VOCABULARY);
+        let (drafter_best, drafter_parts) = bests(drafter, VOCABULARY);
+        let device = &batch.device;
+        let best = device.upload("best", &best);
+        let drafter_best = device.upload("drafter best", &drafter_best);
+        let v = &mut batch.verifications[0];
+        (v.best, v.parts) = (best, parts as i32);
+        (v.drafter_best, v.drafter_parts) = (drafter_best, drafter_parts as i32);
+        let (verdicts, counts) = batch.run(batch.teams());
+        check(case, &verdicts[0], &format!("case {round}"));
+        let rule = case.policy.rule;
+        let visited = match rule {
+            // and one to which it goes back
+            Rule::Block => case.tree.len() + 2,
+            _ => verdicts[0].length as usize + 1,
+        };
+        let greedy = case.policy.sampling.temperature == 0.0;
+        let sectors = |label: &str| counts.memory.get(label).map_or(0, |t| t.sectors as usize);
+        let lookups = 3 * (case.tree.len() + 1) * batch.teams().blocks() * 8;
+        let whole = |rows: usize| rows * VOCABULARY / 8;
+        let what = format!("case {round}: {rule}, {:?}", case.policy.sampling);
+        let p = match rule {
+            _ if !greedy => whole(visited),
+            Rule::Kl { .. } | Rule::Typical { .. } | Rule::Threshold { .. } | Rule::TopK { .. } => {
+                whole(visited)
+            }
+            _ => 0,
+        };
+        if greedy && matches!(rule, Rule::Chain | Rule::Margin { .. }) {
+            assert_eq!(sectors("target"), 0, "{what}");
+        }
+        assert!(
+            sectors("target") <= p + lookups,
+            "{what}: {}",
+            sectors("target")
+        );
+        // R is the row that q is made of
+        let q = match rule {
+            Rule::Kl { .. } => whole(2 * visited),
+            _ => whole(visited),
+        };
+        assert!(
+            sectors("drafter") <= q + lookups,
+            "{what}: {}",
+            sectors("drafter")
+        );
+        let name = rule.to_string();
+        let name = name.split('=').next().unwrap_or_default();
+        let how = if greedy { "greedy" } else { "sampled" };
+        let most = seen.entry(format!("{name}, {how}")).or_default();
+        for (most, label) in most.iter_mut().zip(["target", "drafter"]) {
+            *most = most.max(sectors(label) as f64 / whole(visited) as f64);
+        }
+    }
+    for (rule, [p, q]) in &seen {
+        println!("{rule}: rows of p {p:.3}, of the drafter {q:.3}");
+    }
+    assert!(seen.len() >= 16, "{seen:?}");
+}
+
+#[test]
+fn every_multiprocessor_works_on_a_row() {
+    // chunks of 128 tokens go to the blocks of a team in turn
+    for vocabulary in [32_000, 49_152, 128_256, 151_936] {
+        for multiprocessors in [108, 132, 148] {
+            let teams = Teams::of(1, vocabulary, multiprocessors, 96 << 10);
+            assert_eq!(teams.blocks(), multiprocessors);
+            assert!(vocabulary / 128 >= teams.size);
+        }
     }
 }

@@ -13,6 +13,15 @@ use super::shared::{Touch, Wrong};
 use super::warp::{Fault, Warp};
 use super::{Rule, atomic, code, copies, matrix, mbarrier, mma};
 use crate::memory::{LOCAL_WINDOW, SHARED_WINDOW};
+use std::sync::LazyLock;
+use std::time::Instant;
+
+/// `%globaltimer`: one clock for all multiprocessors, which goes on between launches.
+fn nanoseconds() -> u64 {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    // a program may take 0 for a time that was never taken
+    u64::try_from(BEGAN.elapsed().as_nanos()).map_or(u64::MAX, |n| n + 1)
+}
 
 pub(super) type Result<T, E = Box<Fault>> = std::result::Result<T, E>;
 
@@ -72,8 +81,18 @@ pub(super) fn run(
             Ok(())
         }
         Op::Mbarrier(op) => mbarrier::mbarrier(cx, block, warp, op, mask),
-        Op::Clock(d, wide, shift) => {
-            let now = warp.instructions >> shift;
+        Op::Clock {
+            d,
+            global,
+            wide,
+            shift,
+        } => {
+            let now = if *global {
+                nanoseconds()
+            } else {
+                warp.instructions
+            };
+            let now = now >> shift;
             if *wide {
                 u64::put(&mut warp.regs, *d, &[now; LANES], mask);
             } else {

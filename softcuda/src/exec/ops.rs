@@ -309,8 +309,13 @@ pub(crate) enum Op {
     Mbarrier(Box<Mbarrier>),
     LaunchDependents,
     GridWait,
-    /// Clock of 32 or 64 bits.
-    Clock(u16, bool, u32),
+    /// Which clock, all 64 bits of it or 32, and how far they lie from the lowest.
+    Clock {
+        d: u16,
+        global: bool,
+        wide: bool,
+        shift: u32,
+    },
     /// `isspacep`: predicate, address, place.
     IsSpace(u16, u16, Place),
 }

@@ -254,15 +254,51 @@ pub(super) fn transfer_race(
 /// Pages by which the log is sorted.
 const PAGE: u64 = 128;
 
+/// A write, where it is found.
+#[derive(Clone, Copy)]
+struct Written {
+    grid: u32,
+    /// Grids that are known to be complete at this write, or at one of those behind it in the list.
+    complete_below: u32,
+    log: u32,
+    entry: u32,
+}
+
+impl Written {
+    fn in_order(list: &mut [Written]) {
+        list.sort_by_key(|w| w.grid);
+        let mut least = u32::MAX;
+        for w in list.iter_mut().rev() {
+            least = least.min(w.complete_below);
+            w.complete_below = least;
+        }
+    }
+
+    /// Those that the completion of grids does not order with a segment: in a long chain of launches
+    /// that wait for each other they are few.
+    fn unordered<'a>(
+        list: &'a [Written],
+        segment: &Segment,
+    ) -> impl Iterator<Item = &'a Written> + use<'a> {
+        let grid = segment.grid as u32;
+        let known = segment.remote.complete_below as u32;
+        let first = list.partition_point(|w| w.grid < known);
+        list[first..]
+            .iter()
+            .take_while(move |w| w.grid <= grid || w.complete_below <= grid)
+    }
+}
+
 /// Finds accesses of different warps to the same bytes, at least one of them a write, that
 /// nothing orders.
 pub(super) fn races(logs: &[Log]) -> Option<Race> {
-    // writes by allocation and page; apart from the others those that are strong for the whole
-    // device, which race with no access of their own kind: many may meet at one counter
+    // writes by allocation and page, in the order of their grids; apart from the others those that are
+    // strong for the whole device, which race with no access of their own kind: many may meet at one
+    // counter
     #[derive(Default)]
     struct Pages {
         first: u64,
-        lists: Vec<[Vec<(u32, u32)>; 2]>,
+        lists: Vec<[Vec<Written>; 2]>,
     }
     let wide = |kind: Kind| kind.strong() && !kind.block_only();
     let mut ranges: HashMap<u32, (u64, u64)> = HashMap::new();
@@ -294,10 +330,20 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
             };
             let last = entry.address + u64::from(entry.bytes) - 1;
             for page in entry.address / PAGE..=last / PAGE {
-                pages.lists[(page - pages.first) as usize][usize::from(wide(entry.kind))]
-                    .push((l as u32, e as u32));
+                let segment = &log.segments[entry.segment as usize];
+                pages.lists[(page - pages.first) as usize][usize::from(wide(entry.kind))].push(
+                    Written {
+                        grid: segment.grid as u32,
+                        complete_below: segment.remote.complete_below as u32,
+                        log: l as u32,
+                        entry: e as u32,
+                    },
+                );
             }
         }
+    }
+    for list in written.values_mut().flat_map(|pages| &mut pages.lists) {
+        list.iter_mut().for_each(|list| Written::in_order(list));
     }
     let mut observed = None;
     for (l, log) in logs.iter().enumerate() {
@@ -315,9 +361,11 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
                     continue;
                 };
                 let strong = if wide(entry.kind) { &[] } else { &strong[..] };
-                for &(m, e) in others.iter().chain(strong) {
+                let met = [others, strong].map(|list| Written::unordered(list, segment));
+                for written in met.into_iter().flatten() {
+                    let m = written.log;
                     let other_log = &logs[m as usize];
-                    let other = &other_log.entries[e as usize];
+                    let other = &other_log.entries[written.entry as usize];
                     let other_end = other.address + u64::from(other.bytes);
                     let start = entry.address.max(other.address);
                     if start >= end.min(other_end) {

@@ -2,6 +2,7 @@
 
 use super::figure;
 use crate::cli::progress::Progress;
+use crate::cli::setup::end_on_interrupt;
 use crate::cli::usage;
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
@@ -77,6 +78,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    end_on_interrupt()?;
     check_out(&args.out)?;
     let dirs: Vec<String> = args.dirs.iter().map(|d| d.display().to_string()).collect();
     let (run, mined) = samples::read(&args.dirs)?;

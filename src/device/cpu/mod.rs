@@ -292,8 +292,11 @@ impl Device for Cpu {
         if rows.is_empty() {
             return Ok(PassOutput::default());
         }
+        let began = Instant::now();
         let Some(judge) = &want.judge else {
-            return Ok(self.target.pass(&self.team, rows, behind, 0, want));
+            let output = self.target.pass(&self.team, rows, behind, 0, want);
+            let time = began.elapsed();
+            return Ok(PassOutput { time, ..output });
         };
         let read = what_it_reads(judge);
         let more = Want {
@@ -302,6 +305,7 @@ impl Device for Cpu {
             ..want.clone()
         };
         let mut output = self.target.pass(&self.team, rows, behind, 0, &more);
+        output.time = began.elapsed();
         output.scores = scores(judge, &output, 0..rows.len(), |_| None)?;
         output.taps.retain(|(layer, _)| want.taps.contains(layer));
         if !want.hidden {

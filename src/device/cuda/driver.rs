@@ -1,7 +1,7 @@
 //! The driver: found, checked, opened; its calls, with errors that say what they were for.
 
 use super::super::DeviceError;
-use super::image::IMAGES;
+use super::image::{IMAGES, Image};
 use cudarc::driver::sys::{self, CUresult};
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -13,7 +13,10 @@ use std::sync::{Arc, OnceLock};
 pub const OLDEST_DRIVER: i32 = 13000;
 
 /// The instruction set that the kernels are written for.
-const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
+pub(super) const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
+
+/// Architectures from which on a launch may begin before the one ahead of it is over.
+const OVERLAPPING: i32 = 90;
 
 /// Dynamic shared memory that a block gets without asking.
 const SHARED_WITHOUT_ASKING: usize = 48 << 10;
@@ -21,7 +24,7 @@ const SHARED_WITHOUT_ASKING: usize = 48 << 10;
 type Label = unsafe extern "C" fn(u64, *const c_char) -> u32;
 
 /// The driver's library, which stays loaded.
-struct Driver {
+pub(super) struct Driver {
     /// `softcudaLabel`, which NVIDIA's driver does not have.
     label: Option<Label>,
     _library: Library,
@@ -30,7 +33,7 @@ struct Driver {
 impl Driver {
     /// Finds the driver and asks for its version, before cudarc is touched: cudarc panics where the
     /// library or one of its symbols is missing.
-    fn find() -> Result<&'static Driver, DeviceError> {
+    pub fn find() -> Result<&'static Driver, DeviceError> {
         static DRIVER: OnceLock<Driver> = OnceLock::new();
         if let Some(driver) = DRIVER.get() {
             return Ok(driver);
@@ -178,6 +181,8 @@ unsafe impl Sync for Gpu {}
 pub struct Function {
     handle: sys::CUfunction,
     name: &'static str,
+    /// Whether its code waits for what was launched before it.
+    waits: bool,
 }
 
 // SAFETY: a handle that the driver takes from every thread.
@@ -255,14 +260,7 @@ impl Gpu {
                 doing,
             )?;
             for image in IMAGES {
-                let mut module = null_mut();
-                let data = image.fatbin.0.as_ptr().cast();
-                check(
-                    sys::cuModuleLoadData(&mut module, data),
-                    "cuModuleLoadData",
-                    || format!("loading the kernels of {}.cu", image.name),
-                )?;
-                gpu.modules.push(module);
+                gpu.modules.push(load(image)?);
             }
             Ok(Arc::new(gpu))
         }
@@ -273,8 +271,8 @@ impl Gpu {
         &self.properties
     }
 
-    /// The stream of all its work.
-    pub(super) fn stream(&self) -> sys::CUstream {
+    /// The stream of all its work: a `CUstream`.
+    pub fn stream(&self) -> sys::CUstream {
         self.stream
     }
 
@@ -310,30 +308,15 @@ impl Gpu {
     ) -> Result<Function, DeviceError> {
         let doing = || format!("looking up the kernel {name} of {file}.cu");
         self.bind(doing)?;
-        let found = |said: &str| DeviceError::Cuda {
-            doing: doing(),
-            call: "cuModuleGetFunction",
-            said: said.to_owned(),
-        };
         let index = IMAGES.iter().position(|image| image.name == file);
         let module = index.and_then(|index| self.modules.get(index));
-        let module = *module.ok_or_else(|| found("this build has no such file"))?;
-        let text = CString::new(name).map_err(|_| found("the name holds a zero byte"))?;
-        let mut handle = null_mut();
-        // SAFETY: the module is loaded, the name ends with a zero.
-        let code = unsafe { sys::cuModuleGetFunction(&mut handle, module, text.as_ptr()) };
-        check(code, "cuModuleGetFunction", doing)?;
-        if shared_bytes > SHARED_WITHOUT_ASKING {
-            let attribute =
-                sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let bytes = i32::try_from(shared_bytes).unwrap_or(i32::MAX);
-            // SAFETY: the function was found above.
-            let code = unsafe { sys::cuFuncSetAttribute(handle, attribute, bytes) };
-            check(code, "cuFuncSetAttribute", || {
-                format!("asking for {shared_bytes} bytes of shared memory for {name}")
-            })?;
-        }
-        Ok(Function { handle, name })
+        let module = *module.ok_or_else(|| DeviceError::Cuda {
+            doing: doing(),
+            call: "cuModuleGetFunction",
+            said: "this build has no such file".to_owned(),
+        })?;
+        // SAFETY: loaded by `open` in the context that is current.
+        unsafe { function_of(module, name, shared_bytes) }
     }
 
     /// How many blocks of `block` threads with `shared_bytes` of dynamic shared memory a
@@ -378,6 +361,29 @@ impl Gpu {
         unsafe { self.launch_as(function, grid, block, shared_bytes, args, &mut []) }
     }
 
+    /// Enqueues a kernel that calls `after_previous` of ptx.cuh first: where it was compiled for an
+    /// architecture that can (9.0 and newer), it may begin before what was enqueued before it is over,
+    /// by programmatic dependent launch.
+    ///
+    /// # Safety
+    /// As of [`Gpu::launch`].
+    pub unsafe fn launch_overlapping(
+        &self,
+        function: Function,
+        grid: [usize; 3],
+        block: usize,
+        shared_bytes: usize,
+        args: &[Arg<'_>],
+    ) -> Result<(), DeviceError> {
+        let mut attribute = attribute(
+            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        );
+        attribute.value.programmaticStreamSerializationAllowed = 1;
+        let attributes = &mut [attribute][..usize::from(function.waits)];
+        // SAFETY: the caller vouches for the arguments.
+        unsafe { self.launch_as(function, grid, block, shared_bytes, args, attributes) }
+    }
+
     /// Enqueues a kernel whose blocks all run at the same time, and so may wait for each other:
     /// a cooperative launch. At most [`Gpu::resident_blocks`] a multiprocessor.
     ///
@@ -391,14 +397,17 @@ impl Gpu {
         shared_bytes: usize,
         args: &[Arg<'_>],
     ) -> Result<(), DeviceError> {
-        let mut attribute = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { pad: [0; 64] },
-        };
-        attribute.value.cooperative = 1;
         // SAFETY: the caller vouches for the arguments.
-        unsafe { self.launch_as(function, grid, block, shared_bytes, args, &mut [attribute]) }
+        unsafe {
+            self.launch_as(
+                function,
+                grid,
+                block,
+                shared_bytes,
+                args,
+                &mut [cooperative()],
+            )
+        }
     }
 
     /// # Safety
@@ -412,45 +421,19 @@ impl Gpu {
         args: &[Arg<'_>],
         attributes: &mut [sys::CUlaunchAttribute],
     ) -> Result<(), DeviceError> {
-        let doing = || format!("launching {} on {grid:?} blocks of {block}", function.name);
-        self.bind(doing)?;
-        // little-endian: the lower bytes of a word are the argument
-        let mut words: Vec<u64> = args
-            .iter()
-            .map(|arg| match *arg {
-                Arg::Bytes(_) => 0,
-                Arg::Ptr(address) => address,
-                Arg::I32(value) => u64::from(value as u32),
-                Arg::F32(value) => u64::from(value.to_bits()),
-            })
-            .collect();
-        let mut pointers: Vec<*mut c_void> = args
-            .iter()
-            .zip(&mut words)
-            .map(|(arg, word)| match *arg {
-                // the driver reads arguments and does not write them
-                Arg::Bytes(bytes) => bytes.as_ptr().cast_mut().cast(),
-                _ => std::ptr::from_mut(word).cast(),
-            })
-            .collect();
-        let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let config = sys::CUlaunchConfig {
-            gridDimX: size(grid[0]),
-            gridDimY: size(grid[1]),
-            gridDimZ: size(grid[2]),
-            blockDimX: size(block),
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: size(shared_bytes),
-            hStream: self.stream,
-            attrs: attributes.as_mut_ptr(),
-            numAttrs: size(attributes.len()),
-        };
-        // SAFETY: the caller vouches for the arguments; the driver copies them before it returns.
-        let code = unsafe {
-            sys::cuLaunchKernelEx(&config, function.handle, pointers.as_mut_ptr(), null_mut())
-        };
-        check(code, "cuLaunchKernelEx", doing)
+        self.bind(|| format!("launching {}", function.name))?;
+        // SAFETY: the caller vouches for the arguments; the stream and the kernel are this context's.
+        unsafe {
+            launch_on(
+                self.stream,
+                function,
+                grid,
+                block,
+                shared_bytes,
+                args,
+                attributes,
+            )
+        }
     }
 
     /// Waits for all that was enqueued; `doing` says what that was.
@@ -468,6 +451,119 @@ impl Gpu {
             unsafe { label(address, name.as_ptr()) };
         }
     }
+}
+
+/// Makes a launch cooperative.
+pub(super) fn cooperative() -> sys::CUlaunchAttribute {
+    let mut attribute = attribute(sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE);
+    attribute.value.cooperative = 1;
+    attribute
+}
+
+/// Loads the kernels of a file into the context that is current.
+pub(super) fn load(image: &Image) -> Result<sys::CUmodule, DeviceError> {
+    let mut module = null_mut();
+    let data = image.fatbin.0.as_ptr().cast();
+    // SAFETY: a place for a module, and a whole fat binary that lives as long as the program.
+    let code = unsafe { sys::cuModuleLoadData(&mut module, data) };
+    check(code, "cuModuleLoadData", || {
+        format!("loading the kernels of {}.cu", image.name)
+    })?;
+    Ok(module)
+}
+
+/// The kernel `name` of a module, see [`Gpu::function`].
+///
+/// # Safety
+/// The module is loaded, in the context that is current.
+pub(super) unsafe fn function_of(
+    module: sys::CUmodule,
+    name: &'static str,
+    shared_bytes: usize,
+) -> Result<Function, DeviceError> {
+    let doing = || format!("looking up the kernel {name}");
+    let text = CString::new(name).map_err(|_| DeviceError::Cuda {
+        doing: doing(),
+        call: "cuModuleGetFunction",
+        said: "the name holds a zero byte".to_owned(),
+    })?;
+    let mut handle = null_mut();
+    // SAFETY: the caller vouches for the module; the name ends with a zero.
+    let code = unsafe { sys::cuModuleGetFunction(&mut handle, module, text.as_ptr()) };
+    check(code, "cuModuleGetFunction", doing)?;
+    if shared_bytes > SHARED_WITHOUT_ASKING {
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let bytes = i32::try_from(shared_bytes).unwrap_or(i32::MAX);
+        // SAFETY: the function was found above.
+        let code = unsafe { sys::cuFuncSetAttribute(handle, attribute, bytes) };
+        check(code, "cuFuncSetAttribute", || {
+            format!("asking for {shared_bytes} bytes of shared memory for {name}")
+        })?;
+    }
+    // what it was compiled for: __CUDA_ARCH__ in ptx.cuh
+    let version = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION;
+    let mut compiled_for = 0;
+    // SAFETY: a place for an integer; the function was found above.
+    let code = unsafe { sys::cuFuncGetAttribute(&mut compiled_for, version, handle) };
+    check(code, "cuFuncGetAttribute", doing)?;
+    Ok(Function {
+        handle,
+        name,
+        waits: compiled_for >= OVERLAPPING,
+    })
+}
+
+/// Enqueues a kernel on a stream of the context that is current.
+///
+/// # Safety
+/// As of [`Gpu::launch`]; stream and kernel belong to the context that is current.
+pub(super) unsafe fn launch_on(
+    stream: sys::CUstream,
+    function: Function,
+    grid: [usize; 3],
+    block: usize,
+    shared_bytes: usize,
+    args: &[Arg<'_>],
+    attributes: &mut [sys::CUlaunchAttribute],
+) -> Result<(), DeviceError> {
+    let doing = || format!("launching {} on {grid:?} blocks of {block}", function.name);
+    // little-endian: the lower bytes of a word are the argument
+    let mut words: Vec<u64> = args
+        .iter()
+        .map(|arg| match *arg {
+            Arg::Bytes(_) => 0,
+            Arg::Ptr(address) => address,
+            Arg::I32(value) => u64::from(value as u32),
+            Arg::F32(value) => u64::from(value.to_bits()),
+        })
+        .collect();
+    let mut pointers: Vec<*mut c_void> = args
+        .iter()
+        .zip(&mut words)
+        .map(|(arg, word)| match *arg {
+            // the driver reads arguments and does not write them
+            Arg::Bytes(bytes) => bytes.as_ptr().cast_mut().cast(),
+            _ => std::ptr::from_mut(word).cast(),
+        })
+        .collect();
+    let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let config = sys::CUlaunchConfig {
+        gridDimX: size(grid[0]),
+        gridDimY: size(grid[1]),
+        gridDimZ: size(grid[2]),
+        blockDimX: size(block),
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: size(shared_bytes),
+        hStream: stream,
+        attrs: attributes.as_mut_ptr(),
+        numAttrs: size(attributes.len()),
+    };
+    // SAFETY: the caller vouches for the arguments; the driver copies them before it returns.
+    let code = unsafe {
+        sys::cuLaunchKernelEx(&config, function.handle, pointers.as_mut_ptr(), null_mut())
+    };
+    check(code, "cuLaunchKernelEx", doing)
 }
 
 impl Drop for Gpu {
@@ -490,6 +586,15 @@ impl Drop for Gpu {
     }
 }
 
+/// An attribute of a launch that has no value yet.
+fn attribute(id: sys::CUlaunchAttributeID) -> sys::CUlaunchAttribute {
+    sys::CUlaunchAttribute {
+        id,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { pad: [0; 64] },
+    }
+}
+
 fn no_gpu(count: i32, ordinal: usize) -> DeviceError {
     DeviceError::NoCuda(match count {
         0 => "the NVIDIA driver sees no GPU (is CUDA_VISIBLE_DEVICES set?)".to_owned(),
@@ -501,7 +606,10 @@ fn no_gpu(count: i32, ordinal: usize) -> DeviceError {
 ///
 /// # Safety
 /// The driver is initialised and has this device.
-unsafe fn properties(ordinal: usize, device: sys::CUdevice) -> Result<Properties, DeviceError> {
+pub(super) unsafe fn properties(
+    ordinal: usize,
+    device: sys::CUdevice,
+) -> Result<Properties, DeviceError> {
     use sys::CUdevice_attribute as A;
     let doing = || format!("asking what GPU {ordinal} is");
     let ask = |attribute| {

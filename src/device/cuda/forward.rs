@@ -6,6 +6,7 @@
 use super::super::{DeviceError, Logits, PassOutput, Want};
 use super::attention;
 use super::driver::{Arg, Function, Gpu};
+use super::graph::Timer;
 use super::judge::{self, JudgeRoom};
 use super::layout::{GROUP, MAX_ROWS, Path, cache_bytes, capacity};
 use super::linear::{Epilogue, Linear, kernel};
@@ -21,6 +22,7 @@ use bytemuck::Zeroable;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Threads of a block of attention, embed, hidden.
 const THREADS: usize = 256;
@@ -59,6 +61,7 @@ pub struct Forward {
     best: Buffer,
     hidden: Buffer,
     judge: JudgeRoom,
+    timer: Timer,
 }
 
 impl Forward {
@@ -116,6 +119,7 @@ impl Forward {
             best: new("best logits", sizes.best)?,
             hidden: new("last hidden", sizes.hidden)?,
             judge: JudgeRoom::new(gpu, c)?,
+            timer: Timer::new(gpu)?,
             weights,
             model,
             gpu: gpu.clone(),
@@ -176,7 +180,8 @@ impl Forward {
             self.judge.bring(judge, &model)?;
         }
         let mut taps = Vec::new();
-        let parts = self.enqueue_layers(count, want.judge.as_deref(), |layer| {
+        self.timer.start()?;
+        let parts = self.enqueue_layers(count, want.judge.as_deref(), 0, |layer| {
             if want.taps.contains(&layer) {
                 taps.push((layer, self.x.read(0, count * c.hidden_size)?));
             }
@@ -186,15 +191,20 @@ impl Forward {
             taps,
             ..PassOutput::default()
         };
-        match want.logits {
-            Logits::None => {}
-            Logits::Last => next.logits = self.head(count - 1, 1, parts)?,
-            Logits::All => {
-                for from in (0..count).step_by(STEP_ROWS) {
-                    let some = STEP_ROWS.min(count - from);
-                    next.logits.extend(self.head(from, some, parts)?);
-                }
-            }
+        let wanted = match want.logits {
+            Logits::None => count..count,
+            Logits::Last => count - 1..count,
+            Logits::All => 0..count,
+        };
+        if wanted.is_empty() {
+            next.time = self.time(count)?;
+        }
+        for from in wanted.step_by(STEP_ROWS) {
+            let some = STEP_ROWS.min(count - from);
+            self.enqueue_head(from, some, parts)?;
+            next.time += self.time(count)?;
+            next.logits.extend(self.logits_of(some)?);
+            self.timer.start()?;
         }
         if want.hidden {
             next.last_hidden = self.last_hidden(count, parts)?;
@@ -219,15 +229,17 @@ impl Forward {
     /// [`Forward::stream`], and with `logits` those of row r and their bests to row `r + logits_at`
     /// of [`Forward::logits`] and [`Forward::bests`], which must lie below [`STEP_ROWS`].
     /// With a `judge`, which [`Forward::bring_judge`] has brought, its products are left where
-    /// [`Forward::judge_dots`] and [`Forward::judge_products`] say.
+    /// [`Forward::judge_dots`] and [`Forward::judge_products`] say. `began` is the address of a u64 that
+    /// is told when the pass began, in nanoseconds of the device's clock; 0: none.
     pub fn enqueue_pass(
         &self,
         most_rows: usize,
         logits: bool,
         judge: Option<&Judge>,
+        began: u64,
     ) -> Result<(), DeviceError> {
         assert!((1..=MAX_ROWS).contains(&most_rows) && (!logits || most_rows <= STEP_ROWS));
-        let parts = self.enqueue_layers(most_rows, judge, |_| Ok(()))?;
+        let parts = self.enqueue_layers(most_rows, judge, began, |_| Ok(()))?;
         match logits {
             true => self.enqueue_head(0, most_rows, parts),
             false => Ok(()),
@@ -240,10 +252,11 @@ impl Forward {
         &self,
         most_rows: usize,
         judge: Option<&Judge>,
+        began: u64,
         mut after: impl FnMut(usize) -> Result<(), DeviceError>,
     ) -> Result<usize, DeviceError> {
         let layers = self.model.config.layers;
-        self.embed(most_rows)?;
+        self.embed(most_rows, began)?;
         let mut parts = 1;
         for layer in 0..=layers {
             after(layer)?;
@@ -283,7 +296,8 @@ impl Forward {
             // SAFETY: head.cu's parameters; the room holds MAX_ROWS rows and MAX_WIDTH units.
             unsafe {
                 let kernel = self.functions["judge"];
-                self.gpu.launch(kernel, grid, THREADS, 0, &args)?;
+                self.gpu
+                    .launch_overlapping(kernel, grid, THREADS, 0, &args)?;
             }
         }
         Ok(())
@@ -300,7 +314,7 @@ impl Forward {
         Ok((0..rows).map(scale).collect())
     }
 
-    fn embed(&self, rows: usize) -> Result<(), DeviceError> {
+    fn embed(&self, rows: usize, began: u64) -> Result<(), DeviceError> {
         let c = &self.model.config;
         let table: Matrix = self.weights.embed;
         let args = [
@@ -310,6 +324,7 @@ impl Forward {
             Arg::Ptr(self.x.address()),
             Arg::Ptr(self.normed.address()),
             Arg::Ptr(self.squares.address()),
+            Arg::Ptr(began),
             Arg::I32(c.hidden_size as i32),
             Arg::I32(table.pairs() as i32),
         ];
@@ -444,9 +459,14 @@ impl Forward {
         Ok(())
     }
 
-    /// Logits of the rows from..from + count of the sweep.
-    fn head(&self, from: usize, count: usize, parts: usize) -> Result<Vec<f32>, DeviceError> {
-        self.enqueue_head(from, count, parts)?;
+    /// Since the timer was started.
+    fn time(&self, rows: usize) -> Result<Duration, DeviceError> {
+        self.timer.stop()?;
+        self.timer.time(|| format!("a pass of {rows} rows"))
+    }
+
+    /// The first rows of the logits' buffer.
+    fn logits_of(&self, count: usize) -> Result<Vec<f32>, DeviceError> {
         let (stride, vocabulary) = (self.logits_stride(), self.model.config.vocab_size);
         let padded: Vec<f32> = self.logits.read(0, count * stride)?;
         let rows = padded.chunks(stride).map(|row| &row[..vocabulary]);
@@ -524,7 +544,7 @@ impl Forward {
     ) -> Result<(), DeviceError> {
         // SAFETY: the caller vouches for the arguments.
         unsafe {
-            self.gpu.launch(
+            self.gpu.launch_overlapping(
                 self.functions[name],
                 [blocks, 1, 1],
                 threads,
@@ -565,7 +585,7 @@ impl Forward {
         // SAFETY: kv.cu's parameters; slots lie in the cache.
         unsafe {
             self.gpu
-                .launch(self.functions["kv_commit"], grid, 128, 0, &args)
+                .launch_overlapping(self.functions["kv_commit"], grid, 128, 0, &args)
         }
     }
 }

@@ -188,6 +188,38 @@ impl Event {
     }
 }
 
+/// Times a stretch of the stream by the device's clock.
+pub struct Timer {
+    began: Event,
+    ended: Event,
+}
+
+impl Timer {
+    /// One that has timed nothing yet.
+    pub fn new(gpu: &Arc<Gpu>) -> Result<Timer, DeviceError> {
+        Ok(Timer {
+            began: Event::new(gpu, true)?,
+            ended: Event::new(gpu, true)?,
+        })
+    }
+
+    /// The stretch begins with what is enqueued next.
+    pub fn start(&self) -> Result<(), DeviceError> {
+        self.began.record(|| "beginning to time".to_owned())
+    }
+
+    /// It ends with what was enqueued last.
+    pub fn stop(&self) -> Result<(), DeviceError> {
+        self.ended.record(|| "ending to time".to_owned())
+    }
+
+    /// Waits for the end of it; `doing` says what it was.
+    pub fn time(&self, doing: impl Fn() -> String) -> Result<Duration, DeviceError> {
+        self.ended.wait(doing)?;
+        self.ended.since(&self.began)
+    }
+}
+
 impl Drop for Event {
     fn drop(&mut self) {
         if self.gpu.bind(String::new).is_ok() {

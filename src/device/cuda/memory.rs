@@ -101,6 +101,17 @@ impl Buffer {
         Ok(data)
     }
 
+    /// Enqueues a copy of all bytes of `from`, which are as many.
+    pub fn copy(&self, from: &Buffer) -> Result<(), DeviceError> {
+        let doing = || format!("copying {} to {}", from.label, self.label);
+        self.within(0, from.bytes, "cuMemcpyDtoDAsync", doing)?;
+        let stream = self.gpu.stream();
+        // SAFETY: the range lies in both; whoever drops one waits for the stream.
+        let code =
+            unsafe { sys::cuMemcpyDtoDAsync_v2(self.address, from.address, from.bytes, stream) };
+        check(code, "cuMemcpyDtoDAsync", doing)
+    }
+
     /// Makes the context current for a copy, which must lie in the buffer.
     fn within(
         &self,

@@ -13,9 +13,11 @@ pub mod layout;
 pub mod linear;
 mod memory;
 pub mod plan;
+mod reading;
 mod rows;
 mod sizes;
 mod step;
+pub mod verifier;
 pub mod verify;
 mod weights;
 
@@ -32,8 +34,8 @@ pub use weights::{LayerWeights, Matrix, Weights};
 
 use super::sequence::{Tickets, check_context, check_judge, check_pass, check_step};
 use super::{
-    Device, DeviceError, MemoryPlan, MiB, PassOutput, Request, Setup, Step, StepReport, Ticket,
-    Want,
+    Device, DeviceError, MemoryPlan, MiB, PassOutput, Reading, Request, Setup, Step, StepReport,
+    Ticket, Want,
 };
 use crate::draft::Drafter;
 use crate::tree::{MAX_ROWS, TokenTree};
@@ -179,6 +181,19 @@ impl Device for Cuda {
             details.push((name.to_owned(), cut));
         }
         details
+    }
+
+    fn read_weights(&mut self) -> Result<Option<Reading>, DeviceError> {
+        self.stepper.settle(&mut self.target)?;
+        let passed = self
+            .target
+            .plans
+            .named()
+            .map(|(_, plan)| plan.weight_bytes());
+        let layers = self.target.model.config.layers;
+        let [of_layer @ .., head] = passed;
+        let bytes = layers * of_layer.iter().sum::<usize>() + head;
+        reading::read(&self.gpu, bytes).map(Some)
     }
 
     fn start(&mut self, request: &Request) -> Result<(), DeviceError> {

@@ -12,6 +12,8 @@ pub const MAX_NODES: usize = MAX_ROWS - 1;
 pub const THREADS: usize = 256;
 /// Ids whose weights are summed at a time.
 pub const CHUNK: usize = verify::math::CHUNK;
+/// Parts of rows that a block keeps at a time.
+const SLICES: usize = 3;
 /// Uses of random numbers, see [`verify::Use`].
 pub const USES: usize = 5;
 
@@ -211,6 +213,7 @@ pub struct Sequence {
     pub stops: i32,
     pub stop: u64,
     pub history: u64,
+    pub began: [u64; 2],
 }
 
 /// What a step tells the host, see step.cuh.
@@ -225,6 +228,8 @@ pub struct Report {
     pub error: i32,
     pub at: i32,
     pub reserved: [i32; 2],
+    pub began: [u64; 3],
+    pub ended: u64,
     pub token: [u32; STEP_ROWS],
     pub acceptability: [f32; STEP_ROWS],
     pub log_probability: [f32; STEP_ROWS],
@@ -294,11 +299,11 @@ pub struct Lookup {
 }
 
 const _: () = assert!(
-    size_of::<Sequence>() == 16 + 8 * 4 + 2 * 8,
+    size_of::<Sequence>() == 16 + 8 * 4 + 4 * 8,
     "as in step.cuh"
 );
 const _: () = assert!(
-    size_of::<Report>() == 32 + 3 * 4 * STEP_ROWS,
+    size_of::<Report>() == 64 + 3 * 4 * STEP_ROWS,
     "as in step.cuh"
 );
 const _: () = assert!(size_of::<Commit>() == 8 * 8, "as in step.cuh");
@@ -410,7 +415,7 @@ impl Teams {
         let teams = (blocks / size).clamp(1, sequences.max(1));
         let chunks = vocabulary.div_ceil(CHUNK);
         let own = chunks.div_ceil(size);
-        let slots = match own <= shared_bytes / (8 * CHUNK) {
+        let slots = match own <= shared_bytes / (4 * SLICES * CHUNK) {
             true => own,
             false => 0,
         };
@@ -429,8 +434,18 @@ impl Teams {
 
     /// Dynamic shared memory of a block.
     pub fn shared_bytes(&self) -> usize {
-        8 * CHUNK * self.slots
+        4 * SLICES * CHUNK * self.slots
     }
+}
+
+/// Static shared memory of verify, draft and laws, rounded up.
+const STATIC_SHARED: usize = 16 << 10;
+/// Dynamic shared memory that they ask for at most.
+const DYNAMIC_SHARED: usize = 96 << 10;
+
+/// Dynamic shared memory that a team's block asks for at most, of the `shared_bytes` that it may.
+pub(super) fn dynamic_shared(shared_bytes: usize) -> usize {
+    DYNAMIC_SHARED.min(shared_bytes.saturating_sub(STATIC_SHARED))
 }
 
 /// `Workspace::bytes` of vocabulary.cuh.
@@ -446,7 +461,7 @@ fn workspace_bytes(chunks: usize, size: usize, slices: bool) -> usize {
         4 * chunks,
         BEST * (MAX_NODES + 1) * size,
         match slices {
-            true => 8 * CHUNK * size * chunks.div_ceil(size),
+            true => 4 * SLICES * CHUNK * size * chunks.div_ceil(size),
             false => 0,
         },
     ];

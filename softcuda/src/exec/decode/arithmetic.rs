@@ -171,14 +171,20 @@ impl Decoder<'_> {
                 if name.starts_with("%clock") || name.starts_with("%globaltimer") =>
             {
                 // 64 bits, or one half of them
-                let shift = match name.as_str() {
-                    "%clock" | "%clock64" | "%globaltimer" | "%globaltimer_lo" => 0,
-                    "%clock_hi" | "%globaltimer_hi" => 32,
+                let (global, shift) = match name.as_str() {
+                    "%clock" | "%clock64" => (false, 0),
+                    "%clock_hi" => (false, 32),
+                    "%globaltimer" | "%globaltimer_lo" => (true, 0),
+                    "%globaltimer_hi" => (true, 32),
                     _ => return self.error(format!("`{name}` is no register that is known")),
                 };
-                let row = self.register(d, ty)?;
-                let op = Op::Clock(row, ty.bytes() == 8, shift);
-                self.push(op, Slots::default(), Class::Move);
+                let clock = Op::Clock {
+                    d: self.register(d, ty)?,
+                    global,
+                    wide: ty.bytes() == 8,
+                    shift,
+                };
+                self.push(clock, Slots::default(), Class::Move);
                 Ok(())
             }
             (d, a) => {

@@ -278,7 +278,7 @@ fn yields(run: &Run, grid: &Grid, has_triggered: bool, random: &mut Random) -> b
         Overlap::Early => has_triggered,
         Overlap::Interleaved => {
             let both = grid.waits || grid.triggered.load(Ordering::Acquire) >= grid.blocks;
-            (has_triggered || both) && random.next() & 3 == 0
+            (has_triggered || both) && random.next().is_multiple_of(4)
         }
         Overlap::Late => false,
     }

@@ -28,7 +28,7 @@ use prepare::{Prepared, drafts, dynamic_shared};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::Duration;
 
 /// Stop tokens that a sequence may have.
 const MAX_STOPS: usize = 256;
@@ -64,8 +64,7 @@ struct Pending {
     /// Which report of the sequence it writes.
     report: usize,
     log_probabilities: bool,
-    /// When it was enqueued.
-    since: Instant,
+    drafts: bool,
 }
 
 /// A sequence that decodes on the device.
@@ -95,8 +94,6 @@ pub struct Stepper {
     /// results that were fetched before anybody asked
     fetched: VecDeque<Result<StepReport, DeviceError>>,
     launched: usize,
-    /// when the last report came
-    reported: Instant,
     /// committed tokens, as far as reports were fetched
     length: usize,
     started: bool,
@@ -157,7 +154,6 @@ impl Stepper {
             pending: VecDeque::new(),
             fetched: VecDeque::new(),
             launched: 0,
-            reported: Instant::now(),
             length: 0,
             started: false,
             lags: false,
@@ -241,6 +237,7 @@ impl Stepper {
             stops: request.stop_tokens.len() as i32,
             stop: self.stop.address(),
             history: self.history.address(),
+            began: [0; 2],
         };
         self.sequence.write(0, &[sequence])?;
         self.begin()?;
@@ -295,7 +292,7 @@ impl Stepper {
         self.pending.push_back(Pending {
             report: self.launched,
             log_probabilities: step.log_probabilities,
-            since: Instant::now(),
+            drafts,
         });
         self.launched += 1;
         self.lags |= !drafts;
@@ -330,8 +327,6 @@ impl Stepper {
         for (to, word) in to.iter_mut().zip(words) {
             *to = word.load(Ordering::Acquire);
         }
-        let ended = Instant::now();
-        let before = std::mem::replace(&mut self.reported, ended);
         let count = (report.committed.max(0) as usize).min(STEP_ROWS);
         self.length += count;
         target.len = self.length - 1;
@@ -348,11 +343,7 @@ impl Stepper {
                     3 => Some(Finish::Context),
                     _ => None,
                 },
-                // the host sees no more than when a step ended
-                times: StepTimes {
-                    target: ended - pending.since.max(before),
-                    ..StepTimes::default()
-                },
+                times: times(&report, pending.drafts),
             }),
             _ => Err(self.error(&report, target)),
         };
@@ -415,6 +406,21 @@ fn read(model: &mut Forward, tokens: &[u32]) -> Result<(), DeviceError> {
         model.commit(&(0..chunk.len()).collect::<Vec<_>>())?;
     }
     Ok(())
+}
+
+/// Time by phase, of the device's own clock.
+fn times(report: &Report, drafts: bool) -> StepTimes {
+    let [draft, target, verify] = report.began;
+    let between = |from: u64, to: u64| Duration::from_nanos(to.saturating_sub(from));
+    StepTimes {
+        draft: if drafts {
+            between(draft, target)
+        } else {
+            Duration::ZERO
+        },
+        target: between(target, verify),
+        verify: between(verify, report.ended),
+    }
 }
 
 /// Token i of a report.

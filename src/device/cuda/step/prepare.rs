@@ -9,7 +9,8 @@ use crate::device::cuda::judge::{Parts, rides};
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::sizes::STEP_ROWS;
 use crate::device::cuda::verify::{
-    Level, Lookup, MAX_NODES, Policy, Sampling, Scoring, ScoringTap, THREADS, Teams, Verification,
+    self, Level, Lookup, MAX_NODES, Policy, Sampling, Scoring, ScoringTap, Sequence, THREADS,
+    Teams, Verification,
 };
 use crate::device::{DeviceError, Draw, Step};
 use crate::draft::Ngram;
@@ -17,6 +18,7 @@ use crate::judge::{Head, Judge, Meaning, Tap};
 use crate::tree::Shape;
 use crate::verify::{Rule, VerifyError};
 use bytemuck::Zeroable;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 /// Ways to step whose graphs are kept.
@@ -25,10 +27,6 @@ const MAX_GRAPHS: usize = 32;
 const CATCH_UP: usize = 2;
 /// Threads of ngram's block.
 const NGRAM_THREADS: usize = 512;
-/// Static shared memory of verify and draft, rounded up.
-const STATIC_SHARED: usize = 16 << 10;
-/// Dynamic shared memory that they ask for at most.
-const DYNAMIC_SHARED: usize = 96 << 10;
 
 /// One way to step, ready to be launched.
 pub(super) struct Prepared {
@@ -105,15 +103,15 @@ impl Stepper {
 
         let graph = self.gpu.capture(|| {
             if let Some(draft) = model {
-                draft.enqueue_pass(CATCH_UP, true, None)?;
+                draft.enqueue_pass(CATCH_UP, true, None, self.began(0))?;
                 for &(level, team, below) in &levels {
                     self.together(self.draft, &[Arg::Ptr(level)], team)?;
                     if below > 0 {
-                        draft.enqueue_pass(below, true, None)?;
+                        draft.enqueue_pass(below, true, None, 0)?;
                     }
                 }
                 if let Some(judge) = &draft_judge {
-                    draft.enqueue_pass(1 + shape.nodes(), false, Some(judge))?;
+                    draft.enqueue_pass(1 + shape.nodes(), false, Some(judge), 0)?;
                 }
             }
             if let Some(lookup) = lookup {
@@ -125,7 +123,8 @@ impl Stepper {
                 }
             }
             let rows = 1 + if drafts(shape) { shape.nodes() } else { 0 };
-            target.enqueue_pass(rows, true, judge.as_ref().map(|j| &*j.target))?;
+            let judge = judge.as_ref().map(|j| &*j.target);
+            target.enqueue_pass(rows, true, judge, self.began(1))?;
             self.together(self.verify, &[Arg::Ptr(verification), Arg::I32(1)], team)?;
             target.enqueue_commit()?;
             model.map_or(Ok(()), Forward::enqueue_commit)
@@ -137,6 +136,11 @@ impl Stepper {
             _buffers: brought.buffers,
         });
         Ok(self.prepared.len() - 1)
+    }
+
+    /// Where draft (0) and target pass (1) leave when they began.
+    fn began(&self, phase: usize) -> u64 {
+        self.sequence.address() + (offset_of!(Sequence, began) + 8 * phase) as u64
     }
 
     /// How each level of a draft model's tree is chosen, of how many rows, and how many rows the
@@ -469,8 +473,7 @@ fn scoring(judge: &Parts, target: &Forward, draft: Option<&Forward>) -> (Scoring
 
 /// Dynamic shared memory that verify and draft ask for at most.
 pub(super) fn dynamic_shared(gpu: &Gpu) -> usize {
-    let most = gpu.properties().shared_bytes.saturating_sub(STATIC_SHARED);
-    DYNAMIC_SHARED.min(most)
+    verify::dynamic_shared(gpu.properties().shared_bytes)
 }
 
 // a tree that the kernels hold is larger than any that a step drafts
