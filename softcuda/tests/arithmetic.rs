@@ -181,18 +181,18 @@ fn directed_results_of_f32_are_the_neighbours_of_the_exact_one() {
         let (down, up, zero, near) = (run("rm"), run("rp"), run("rz"), run("rn"));
         for (i, row) in rows.iter().enumerate() {
             let (d, u) = (f32_of(down[i]), f32_of(up[i]));
-            let what = format!("{op} {row:x?}: {d:e} {u:e}");
-            assert!(d == u || d.next_up() == u, "{what}");
+            let what = || format!("{op} {row:x?}: {d:e} {u:e}");
+            assert!(d == u || d.next_up() == u, "{}", what());
             if d.is_finite() {
-                assert!(side(row, d).is_ge(), "{what}");
-                assert!(d == u || side(row, d).is_gt(), "{what}");
+                assert!(side(row, d).is_ge(), "{}", what());
+                assert!(d == u || side(row, d).is_gt(), "{}", what());
             }
             if u.is_finite() {
-                assert!(side(row, u).is_le(), "{what}");
+                assert!(side(row, u).is_le(), "{}", what());
             }
             let towards = if d.is_sign_positive() { d } else { u };
-            assert_eq!(f32_of(zero[i]).to_bits(), towards.to_bits(), "{what}");
-            assert!(near[i] == down[i] || near[i] == up[i], "{what}");
+            assert_eq!(f32_of(zero[i]).to_bits(), towards.to_bits(), "{}", what());
+            assert!(near[i] == down[i] || near[i] == up[i], "{}", what());
         }
     }
     // a - b and a b + c, where f64 holds them exactly
@@ -227,13 +227,14 @@ fn directed_results_of_f32_are_the_neighbours_of_the_exact_one() {
         let (down, up, zero) = (run("rm"), run("rp"), run("rz"));
         for (i, row) in rows.iter().enumerate() {
             let (d, u, e) = (f32_of(down[i]), f32_of(up[i]), exact(row));
-            let what = format!("{op} {row:x?}: {d:e} {u:e}, exactly {e:e}");
+            let what = || format!("{op} {row:x?}: {d:e} {u:e}, exactly {e:e}");
             assert!(
                 compare(d.into(), e).is_le() && compare(u.into(), e).is_ge(),
-                "{what}"
+                "{}",
+                what()
             );
             let least = d == u || d.next_up() == u;
-            assert!(least, "{what}");
+            assert!(least, "{}", what());
             if e == 0.0 {
                 // an exact zero of terms that are none is -0 when rounded down
                 let zeros = match count {
@@ -242,12 +243,13 @@ fn directed_results_of_f32_are_the_neighbours_of_the_exact_one() {
                 };
                 assert!(
                     zeros || d.is_sign_negative() && u.is_sign_positive(),
-                    "{what}"
+                    "{}",
+                    what()
                 );
                 continue;
             }
             let towards = if e > 0.0 { d } else { u };
-            assert_eq!(f32_of(zero[i]).to_bits(), towards.to_bits(), "{what}");
+            assert_eq!(f32_of(zero[i]).to_bits(), towards.to_bits(), "{}", what());
         }
     }
 }

@@ -78,31 +78,32 @@ fn check_directions(op: &str, types: &[usize], rows: &[Vec<u64>], exact: &dyn Fn
     let f = f64::from_bits;
     for (i, row) in rows.iter().enumerate() {
         let (n, d, u, z) = (f(near[i]), f(down[i]), f(up[i]), f(zero[i]));
-        let name = format!("{op} {row:x?}: {n:e} {d:e} {u:e} {z:e}");
+        let name = || format!("{op} {row:x?}: {n:e} {d:e} {u:e} {z:e}");
         let Exact { nearest, side } = exact(row);
         assert!(
             n.to_bits() == nearest.to_bits() || n.is_nan() && nearest.is_nan(),
-            "{name}"
+            "{}",
+            name()
         );
         let Some(side) = side else {
             // exact: infinities, zeros, no number
             for v in [d, u, z] {
-                assert!(v == nearest || v.is_nan() && nearest.is_nan(), "{name}");
+                assert!(v == nearest || v.is_nan() && nearest.is_nan(), "{}", name());
             }
             continue;
         };
         let negative = n.is_sign_negative();
         let (inner, outer) = if negative { (u, d) } else { (d, u) };
-        assert_eq!(z.to_bits(), inner.to_bits(), "{name}");
-        assert_eq!(inner.is_sign_negative(), negative, "{name}");
-        assert!(inner.is_finite(), "{name}");
+        assert_eq!(z.to_bits(), inner.to_bits(), "{}", name());
+        assert_eq!(inner.is_sign_negative(), negative, "{}", name());
+        assert!(inner.is_finite(), "{}", name());
         match side(split(inner)) {
-            Ordering::Equal => assert_eq!(inner, outer, "{name}"),
-            Ordering::Greater => panic!("{name}"),
+            Ordering::Equal => assert_eq!(inner, outer, "{}", name()),
+            Ordering::Greater => panic!("{}", name()),
             Ordering::Less => {
-                assert_eq!(inner.abs().next_up(), outer.abs(), "{name}");
+                assert_eq!(inner.abs().next_up(), outer.abs(), "{}", name());
                 if outer.is_finite() {
-                    assert_eq!(side(split(outer)), Ordering::Greater, "{name}");
+                    assert_eq!(side(split(outer)), Ordering::Greater, "{}", name());
                 }
             }
         }
@@ -200,18 +201,23 @@ fn fused_sums_are_the_neighbours_of_the_exact_one() {
         let (a, b, c) = (f(row[0]), f(row[1]), f(row[2]));
         let exact = (split(a).0 * split(b).0 << 15) as i128 + scaled(c);
         let [n, d, u, z] = [0, 1, 2, 3].map(|m: usize| f(results[m][i]));
-        let name = format!("{a:e} {b:e} {c:e}: {n:e} {d:e} {u:e} {z:e}");
-        assert_eq!(n, a.mul_add(b, c), "{name}");
+        let name = || format!("{a:e} {b:e} {c:e}: {n:e} {d:e} {u:e} {z:e}");
+        assert_eq!(n, a.mul_add(b, c), "{}", name());
         if exact == 0 {
             assert!(
                 d == 0.0 && d.is_sign_negative() && u.to_bits() == 0,
-                "{name}"
+                "{}",
+                name()
             );
             continue;
         }
-        assert!(scaled(d) <= exact && exact <= scaled(u), "{name}");
-        assert!(d == u && scaled(d) == exact || d.next_up() == u, "{name}");
-        assert_eq!(z, if exact > 0 { d } else { u }, "{name}");
+        assert!(scaled(d) <= exact && exact <= scaled(u), "{}", name());
+        assert!(
+            d == u && scaled(d) == exact || d.next_up() == u,
+            "{}",
+            name()
+        );
+        assert_eq!(z, if exact > 0 { d } else { u }, "{}", name());
     }
     let special = [
         0.0,
@@ -229,9 +235,13 @@ fn fused_sums_are_the_neighbours_of_the_exact_one() {
         for (row, found) in rows.iter().zip(found) {
             let (a, b, c, found) = (f(row[0]), f(row[1]), f(row[2]), f(found));
             let near = a.mul_add(b, c);
-            let name = format!("{mode} {a:e} {b:e} {c:e}: {found:e}");
+            let name = || format!("{mode} {a:e} {b:e} {c:e}: {found:e}");
             if near.is_nan() || !a.is_finite() || !b.is_finite() || !c.is_finite() {
-                assert!(found.is_nan() && near.is_nan() || found == near, "{name}");
+                assert!(
+                    found.is_nan() && near.is_nan() || found == near,
+                    "{}",
+                    name()
+                );
             } else if near == 0.0 && (a == 0.0 || b == 0.0) {
                 // zeros of both signs add to the one that the direction asks for
                 let product = a.is_sign_negative() != b.is_sign_negative();
@@ -242,7 +252,8 @@ fn fused_sums_are_the_neighbours_of_the_exact_one() {
                 };
                 assert!(
                     found == 0.0 && found.is_sign_negative() == negative,
-                    "{name}"
+                    "{}",
+                    name()
                 );
             }
         }

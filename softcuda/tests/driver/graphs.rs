@@ -34,10 +34,8 @@ fn fill(dst: u64, value: u32, width: usize) -> sys::CUDA_MEMSET_NODE_PARAMS {
 }
 
 fn row(from: u64, to: u64, bytes: usize) -> sys::CUDA_MEMCPY3D {
-    // SAFETY: all-zero values are valid for it.
-    let mut copy = unsafe { std::mem::zeroed::<sys::CUDA_MEMCPY3D>() };
-    copy.srcMemoryType = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
-    copy.dstMemoryType = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
+    let device = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
+    let mut copy = boxes(device, device);
     (copy.srcDevice, copy.dstDevice) = (from, to);
     (copy.WidthInBytes, copy.Height, copy.Depth) = (bytes, 1, 1);
     copy

@@ -181,11 +181,11 @@ fn fills_of_every_width_in_rows_and_boxes() {
                 let p = get(|p| sys::cuMemAlloc_v2(p, 256));
                 // what each fill leaves: (first byte, pitch, bytes of a row, rows, bytes of an element)
                 type Call<'a> = Box<dyn Fn() -> CUresult + 'a>;
-                let one = |element| (32, 0, 5 * element, 1, element);
-                let rows = |element| (32, 48, 3 * element, 4, element);
+                let one = |element| [32, 0, 5 * element, 1, element];
+                let rows = |element| [32, 48, 3 * element, 4, element];
                 let value = 0x5a6b_7c8d_u32;
                 let (byte, short) = (value as u8, value as u16);
-                let calls: Vec<(Call, (usize, usize, usize, usize, usize))> = vec![
+                let calls: Vec<(Call, [usize; 5])> = vec![
                     (Box::new(|| sys::cuMemsetD8_v2(p + 32, byte, 5)), one(1)),
                     (Box::new(|| sys::cuMemsetD16_v2(p + 32, short, 5)), one(2)),
                     (Box::new(|| sys::cuMemsetD32_v2(p + 32, value, 5)), one(4)),
@@ -226,7 +226,7 @@ fn fills_of_every_width_in_rows_and_boxes() {
                         rows(4),
                     ),
                 ];
-                for (i, (call, (from, pitch, width, height, element))) in calls.iter().enumerate() {
+                for (i, (call, [from, pitch, width, height, element])) in calls.iter().enumerate() {
                     let mut expected = pattern(256);
                     ok(sys::cuMemcpyHtoD_v2(p, expected.as_ptr().cast(), 256));
                     ok(call());
@@ -263,10 +263,8 @@ struct End {
 const BOX: [usize; 3] = [5, 3, 2];
 
 fn box_of(from: End, to: End) -> sys::CUDA_MEMCPY3D {
-    // SAFETY: all-zero values are valid for it.
-    let mut copy = unsafe { std::mem::zeroed::<sys::CUDA_MEMCPY3D>() };
+    let mut copy = boxes(from.kind, to.kind);
     let host = |end: End| std::ptr::without_provenance_mut::<c_void>(end.address as usize);
-    (copy.srcMemoryType, copy.dstMemoryType) = (from.kind, to.kind);
     (copy.srcHost, copy.srcDevice) = (host(from), from.address);
     (copy.dstHost, copy.dstDevice) = (host(to), to.address);
     (copy.srcPitch, copy.srcHeight) = (from.pitch, from.rows);

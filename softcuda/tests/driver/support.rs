@@ -234,6 +234,18 @@ pub mod raw {
         launch(function, 1, stream, &mut [pointer(&mut p), pointer(&mut n)])
     }
 
+    /// A copy of boxes of which only the kinds of memory are set.
+    pub fn boxes(from: sys::CUmemorytype, to: sys::CUmemorytype) -> sys::CUDA_MEMCPY3D {
+        let mut copy = std::mem::MaybeUninit::<sys::CUDA_MEMCPY3D>::zeroed();
+        let fields = copy.as_mut_ptr();
+        // SAFETY: zeros are valid but for the kinds of memory, which are written here.
+        unsafe {
+            (&raw mut (*fields).srcMemoryType).write(from);
+            (&raw mut (*fields).dstMemoryType).write(to);
+            copy.assume_init()
+        }
+    }
+
     /// An argument of a launch.
     pub fn pointer<T>(value: &mut T) -> *mut c_void {
         std::ptr::from_mut(value).cast()
