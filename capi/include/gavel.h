@@ -206,7 +206,7 @@ typedef struct gavel_stats {
   double first_token_s;
   // Seconds from the call to the last token.
   double total_s;
-  // Seconds of drafting (on CUDA steps are one graph, and all of their time is target_s).
+  // Seconds of drafting; this and the next two by the device's own clock.
   double draft_s;
   // Seconds of target passes.
   double target_s;

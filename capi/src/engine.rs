@@ -116,7 +116,7 @@ pub struct gavel_stats {
     pub first_token_s: f64,
     /// Seconds from the call to the last token.
     pub total_s: f64,
-    /// Seconds of drafting (on CUDA steps are one graph, and all of their time is target_s).
+    /// Seconds of drafting; this and the next two by the device's own clock.
     pub draft_s: f64,
     /// Seconds of target passes.
     pub target_s: f64,
