@@ -72,7 +72,7 @@
 //! - [`mine`]: labels for a judge, made from prompts alone
 //! - [`plot`]: pictures of curves
 //! - [`eval`]: ways to decode, compared on a task
-//! - [`bench`]: their latency, side by side
+//! - [`mod@bench`]: their latency, side by side
 //! - [`experiment`]: what judges buy on the demo pair
 
 pub mod bench;

@@ -44,7 +44,8 @@ const TIMES: usize = 128;
 /// other gammas would be forgotten.
 const PROBE: usize = 32;
 
-/// Chooses gamma among given ones; see the [module](self).
+/// Chooses gamma among given ones, step by step: the one that promises the most tokens a second, by
+/// the acceptance rate and the times measured on the way.
 #[derive(Clone, Debug)]
 pub struct AdaptiveGamma {
     /// One step a gamma, ascending.

@@ -67,7 +67,7 @@ pub struct Judge {
 pub enum Head {
     /// w . f + b.
     Linear {
-        /// [F].
+        /// \[F\].
         w: Vec<f32>,
         /// Bias.
         b: f32,
@@ -76,9 +76,9 @@ pub enum Head {
     TwoLayer {
         /// [width, F], row major; width at most [`MAX_WIDTH`].
         w1: Vec<f32>,
-        /// [width].
+        /// \[width\].
         b1: Vec<f32>,
-        /// [width].
+        /// \[width\].
         w2: Vec<f32>,
         /// Bias.
         b2: f32,

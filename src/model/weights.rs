@@ -12,14 +12,14 @@ use super::tensor::Tensor;
 pub struct Linear {
     /// [N, K], row major.
     pub weight: Tensor,
-    /// [N].
+    /// \[N\].
     pub bias: Option<Vec<f32>>,
 }
 
 /// One transformer layer. H: hidden size, I: intermediate size, D: head_dim.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// Gain of the norm before attention, [H].
+    /// Gain of the norm before attention, \[H\].
     pub input_norm: Vec<f32>,
     /// Queries, [heads * D, H].
     pub q: Linear,
@@ -29,11 +29,11 @@ pub struct Layer {
     pub v: Linear,
     /// Output of attention, [H, heads * D].
     pub o: Linear,
-    /// Gain of the per-head norm of queries, [D].
+    /// Gain of the per-head norm of queries, \[D\].
     pub q_norm: Option<Vec<f32>>,
-    /// Gain of the per-head norm of keys, [D].
+    /// Gain of the per-head norm of keys, \[D\].
     pub k_norm: Option<Vec<f32>>,
-    /// Gain of the norm before the MLP, [H].
+    /// Gain of the norm before the MLP, \[H\].
     pub post_norm: Vec<f32>,
     /// Gate, [I, H].
     pub gate: Linear,
@@ -107,7 +107,7 @@ pub struct Weights {
     pub embed: Tensor,
     /// Layers in order, shared with truncated copies of the model.
     pub layers: Vec<Arc<Layer>>,
-    /// Gain of the final norm, [H].
+    /// Gain of the final norm, \[H\].
     pub norm: Vec<f32>,
     /// LM head, [V, H]; the same bytes as `embed` when tied.
     pub head: Tensor,

@@ -593,12 +593,12 @@ impl Forward {
 /// Where a pass finds what it is about and leaves what it made, for launches beside it. Addresses
 /// stay as long as this.
 impl Forward {
-    /// A [`Rows`]: the rows of the next pass.
+    /// A [`Rows`](super::layout::Rows): the rows of the next pass.
     pub fn rows(&self) -> &Buffer {
         &self.rows
     }
 
-    /// i32 \[256 * 512\]: slots of the positions that [`Rows::path_at`] names.
+    /// i32 \[256 * 512\]: slots of the positions that [`Rows::path_at`](super::layout::Rows::path_at) names.
     pub fn paths(&self) -> &Buffer {
         &self.paths
     }
@@ -628,7 +628,7 @@ impl Forward {
         self.model.config.vocab_size.next_multiple_of(GROUP)
     }
 
-    /// [`Best`] \[STEP_ROWS, best_parts\]: the two best logits of each part of a row, parts in
+    /// [`Best`](super::layout::Best) \[STEP_ROWS, best_parts\]: the two best logits of each part of a row, parts in
     /// ascending order of their tokens.
     pub fn bests(&self) -> &Buffer {
         &self.best
