@@ -206,8 +206,7 @@ fn a_judge_scores_hidden_states_as_the_reference_does() {
                     for (row, features) in features.iter_mut().enumerate() {
                         features.extend_from_slice(&hidden[row * stride..][..width]);
                     }
-                    let bytes = bytemuck::cast_slice(&hidden);
-                    let buffer = Buffer::of(&gpu, "hidden", bytes).expect("memory");
+                    let buffer = Buffer::of(&gpu, "hidden", &hidden).expect("memory");
                     of_case.ask.hidden[part] = buffer.address();
                     of_case.ask.hidden_stride[part] = stride as i32;
                     of_case.buffers.push(buffer);
@@ -276,7 +275,7 @@ fn what_is_no_tree_is_refused_and_the_others_are_verified() {
         // a drafter's row that has no law
         let mut unusable = Placed::new(&gpu, &case);
         let rows = [vec![0.0f32; 4], vec![f32::NAN; 4], vec![0.0; 8]].concat();
-        let buffer = Buffer::of(&gpu, "drafter", bytemuck::cast_slice(&rows)).expect("memory");
+        let buffer = Buffer::of(&gpu, "drafter", &rows).expect("memory");
         unusable.ask.drafter = buffer.address();
         unusable.ask.flags |= SAMPLED;
         unusable.buffers.push(buffer);
