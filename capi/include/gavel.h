@@ -161,11 +161,11 @@ typedef struct gavel_piece {
   const char *text;
   // Its length in bytes, without the zero.
   size_t text_bytes;
-  // [count] token ids, a stop token included.
+  // Token ids, `count` of them, a stop token included.
   const uint32_t *tokens;
-  // [count] why each is there: GAVEL_ALIGNED, GAVEL_JUDGED, GAVEL_BONUS, GAVEL_RESIDUAL.
+  // `count` numbers: why each is there: GAVEL_ALIGNED, GAVEL_JUDGED, GAVEL_BONUS, GAVEL_RESIDUAL.
   const int32_t *reasons;
-  // [count] what a judge rule made of each; NaN where none was asked.
+  // `count` numbers: what a judge rule made of each; NaN where none was asked.
   const float *acceptability;
   // Tokens.
   size_t count;
@@ -286,11 +286,11 @@ typedef struct gavel_sequence {
   // [most_nodes + 1, hidden_stride] each: the hidden states that a judge reads, in the order of
   // gavel_judge_widths. The target's "final" one is the one after its last norm.
   const float *hidden[GAVEL_MAX_PARTS];
-  // [most_nodes] scores of nodes, in place of `hidden`.
+  // Scores of nodes, `most_nodes` of them, in place of `hidden`.
   const float *scores;
   // Where random numbers come from.
   struct gavel_random *random;
-  // [guard_count] tokens, ascending, that no lossy rule lets in or overrides: end of sequence and
+  // Tokens, `guard_count` of them, ascending, that no lossy rule lets in or overrides: end of sequence and
   // special ones, as a rule.
   const int32_t *guard;
   // Where the result goes.

@@ -68,11 +68,11 @@ pub struct gavel_piece {
     pub text: *const c_char,
     /// Its length in bytes, without the zero.
     pub text_bytes: usize,
-    /// [count] token ids, a stop token included.
+    /// Token ids, `count` of them, a stop token included.
     pub tokens: *const u32,
-    /// [count] why each is there: GAVEL_ALIGNED, GAVEL_JUDGED, GAVEL_BONUS, GAVEL_RESIDUAL.
+    /// `count` numbers: why each is there: GAVEL_ALIGNED, GAVEL_JUDGED, GAVEL_BONUS, GAVEL_RESIDUAL.
     pub reasons: *const i32,
-    /// [count] what a judge rule made of each; NaN where none was asked.
+    /// `count` numbers: what a judge rule made of each; NaN where none was asked.
     pub acceptability: *const f32,
     /// Tokens.
     pub count: usize,

@@ -1,4 +1,4 @@
-//! The C interface of gavel, in two levels: an [engine](engine), and the [verifier](verifier) alone
+//! The C interface of gavel, in two levels: an [`engine`], and the [`verifier`] alone
 //! for an engine with a forward pass of its own. `include/gavel.h` is made from these files;
 //! `docs/c-interface.md` is their guide.
 //!

@@ -148,11 +148,11 @@ pub struct gavel_sequence {
     /// [most_nodes + 1, hidden_stride] each: the hidden states that a judge reads, in the order of
     /// gavel_judge_widths. The target's "final" one is the one after its last norm.
     pub hidden: [*const f32; GAVEL_MAX_PARTS],
-    /// [most_nodes] scores of nodes, in place of `hidden`.
+    /// Scores of nodes, `most_nodes` of them, in place of `hidden`.
     pub scores: *const f32,
     /// Where random numbers come from.
     pub random: *mut gavel_random,
-    /// [guard_count] tokens, ascending, that no lossy rule lets in or overrides: end of sequence and
+    /// Tokens, `guard_count` of them, ascending, that no lossy rule lets in or overrides: end of sequence and
     /// special ones, as a rule.
     pub guard: *const i32,
     /// Where the result goes.
