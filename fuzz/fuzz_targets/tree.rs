@@ -1,7 +1,7 @@
 #![no_main]
 //! Token trees as `logits --tree` takes them, and tree shapes.
 
-use gavel::tree::{MAX_NODES, Shape, TokenTree};
+use gavel::tree::{MAX_ROWS, Shape, TokenTree};
 use libfuzzer_sys::fuzz_target;
 
 mod patch;
@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     if mode % 3 == 0 {
         let text = String::from_utf8_lossy(data);
         if let Ok(shape) = text.parse::<Shape>() {
-            assert!(shape.nodes() <= MAX_NODES);
+            assert!(shape.nodes() <= MAX_ROWS);
             assert_eq!(shape.to_string().parse::<Shape>().as_ref(), Ok(&shape));
             for depth in 0..4 {
                 assert!(shape.cut(depth).depth() <= depth);
@@ -45,7 +45,7 @@ fuzz_target!(|data: &[u8]| {
     };
     if let Ok(tree) = TokenTree::new(tokens, parents) {
         let depths = tree.depths();
-        assert!(tree.len() <= MAX_NODES);
+        assert!(tree.len() <= MAX_ROWS);
         for node in 0..tree.len() {
             assert_eq!(tree.path(node).len(), depths[node]);
             assert!(tree.children(tree.parent(node)).any(|n| n == node));

@@ -316,7 +316,7 @@ impl Gpu {
             said: "this build has no such file".to_owned(),
         })?;
         // SAFETY: loaded by `open` in the context that is current.
-        unsafe { function_of(module, name, shared_bytes) }
+        unsafe { function_of(module, file, name, shared_bytes) }
     }
 
     /// How many blocks of `block` threads with `shared_bytes` of dynamic shared memory a
@@ -478,10 +478,11 @@ pub(super) fn load(image: &Image) -> Result<sys::CUmodule, DeviceError> {
 /// The module is loaded, in the context that is current.
 pub(super) unsafe fn function_of(
     module: sys::CUmodule,
+    file: &str,
     name: &'static str,
     shared_bytes: usize,
 ) -> Result<Function, DeviceError> {
-    let doing = || format!("looking up the kernel {name}");
+    let doing = || format!("looking up the kernel {name} of {file}.cu");
     let text = CString::new(name).map_err(|_| DeviceError::Cuda {
         doing: doing(),
         call: "cuModuleGetFunction",

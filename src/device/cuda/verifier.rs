@@ -165,7 +165,8 @@ impl Verifier {
             )));
         }
         let mut modules = Modules(Vec::new());
-        for file in ["verifier", "verify"] {
+        let files = ["verifier", "verify"];
+        for file in files {
             let image = IMAGES.iter().find(|image| image.name == file);
             let image = image.ok_or_else(|| {
                 DeviceError::NoCuda(format!("this build has no kernels of {file}.cu"))
@@ -175,7 +176,7 @@ impl Verifier {
         let dynamic_shared = dynamic_shared(properties.shared_bytes);
         let of = |module: usize, name, shared| {
             // SAFETY: loaded above, in the context that is current.
-            unsafe { function_of(modules.0[module], name, shared) }
+            unsafe { function_of(modules.0[module], files[module], name, shared) }
         };
         let (describe, score) = (of(0, "describe", 0)?, of(0, "judge", 0)?);
         let laws = of(0, "laws", dynamic_shared)?;

@@ -441,7 +441,7 @@ impl Teams {
 /// Static shared memory of verify, draft and laws, rounded up.
 const STATIC_SHARED: usize = 16 << 10;
 /// Dynamic shared memory that they ask for at most.
-const DYNAMIC_SHARED: usize = 96 << 10;
+const DYNAMIC_SHARED: usize = 144 << 10;
 
 /// Dynamic shared memory that a team's block asks for at most, of the `shared_bytes` that it may.
 pub(super) fn dynamic_shared(shared_bytes: usize) -> usize {
