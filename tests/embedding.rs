@@ -154,7 +154,13 @@ fn programs_in_c_and_cpp_are_built_from_a_release_and_run() {
         .args([demo("target"), demo("draft"), demo("judge.safetensors")])
         .arg(QUESTION);
     let (text, said) = run(&mut command);
-    assert_eq!(text, expected(&["--rule", "typical"]).trim_end());
+    // as the command does, by the lossless rule and with the judge
+    let [lossless, judged] = [
+        expected(&[]),
+        expected(&["--judge", &demo("judge.safetensors")]),
+    ];
+    let both = [lossless.trim_end(), judged.trim_end(), ""].join("\n");
+    assert_eq!(text, both);
     assert_eq!(said.matches(" judged, ").count(), 2, "{said}");
     assert!(
         said.contains(" 0 judged, ") && said.contains(" on cpu"),
