@@ -5,8 +5,7 @@
 pub mod widths;
 
 use criterion::Bencher;
-use gavel::device::cuda::Cuda;
-use gavel::device::{Device, Request, Setup, Step, StepReport, Want, cpu::Cpu};
+use gavel::device::{Device, Place, Request, Setup, Step, StepReport, Want};
 use gavel::draft::Drafter;
 use gavel::model::Model;
 use gavel::tree::{Shape, TokenTree};
@@ -50,15 +49,13 @@ pub fn with_drafter(target: &Arc<Model>, drafter: Drafter, context: usize) -> Bo
         context,
         threads: 0,
     };
-    let named = std::env::var("GAVEL_BENCH_DEVICE").unwrap_or_default();
-    let ordinal = match &*named {
-        "" | "cpu" => return Box::new(Cpu::open(&setup).expect("a CPU device")),
-        "cuda" => Some(0),
-        other => other.strip_prefix("cuda:").and_then(|i| i.parse().ok()),
-    };
-    let ordinal = ordinal
-        .unwrap_or_else(|| panic!("GAVEL_BENCH_DEVICE is '{named}', expected cpu, cuda or cuda:I"));
-    Box::new(Cuda::open(&setup, ordinal).unwrap_or_else(|error| panic!("{named}: {error}")))
+    let named = std::env::var("GAVEL_BENCH_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    let place: Place = named
+        .parse()
+        .unwrap_or_else(|e| panic!("GAVEL_BENCH_DEVICE={named}: {e}"));
+    place
+        .open(&setup)
+        .unwrap_or_else(|error| panic!("{named}: {error}"))
 }
 
 /// Times passes by the device's own clock.

@@ -2,9 +2,7 @@
 
 use crate::error::{Error, GAVEL_BUSY, GAVEL_PANIC, gavel_status, given, guarded, place, text};
 use crate::options::{Options, gavel_options};
-use gavel::device::{
-    Committed, Device, Draw, Finish, Request, Setup, Step, TokenReason, cpu::Cpu, cuda::Cuda,
-};
+use gavel::device::{Committed, Device, Draw, Finish, Place, Request, Setup, Step, TokenReason};
 use gavel::draft::{Drafter, Ngram};
 use gavel::engine::{AdaptiveGamma, Ended, GAMMAS, Generation, Stats, Steps, TextOutput, generate};
 use gavel::judge::{At, Judge};
@@ -16,9 +14,6 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
-
-/// Context where neither the options nor the model say less.
-const DEFAULT_CONTEXT: usize = 8192;
 
 /// Drafted, and accepted by the lossless rule.
 pub const GAVEL_ALIGNED: i32 = 0;
@@ -367,26 +362,15 @@ impl Engine {
         let drafter = drafter(options.get("draft").unwrap_or("none"), &target, &tokenizer)?;
         let context = options.parsed("context")?;
         let setup = Setup {
-            context: context.unwrap_or(DEFAULT_CONTEXT.min(target.config.max_positions)),
+            context: context.unwrap_or_else(|| Setup::default_context(&target)),
             target: target.clone(),
             drafter: drafter.clone(),
             threads: options.parsed("threads")?.unwrap_or(0),
         };
-        let name = options.get("device").unwrap_or("cpu");
-        let gpu = match name.strip_prefix("cuda") {
-            Some("") => Some(0),
-            Some(rest) => rest.strip_prefix(':').and_then(|index| index.parse().ok()),
-            None => None,
-        };
-        let device: Box<dyn Device> = match (name, gpu) {
-            ("cpu", _) => Box::new(Cpu::open(&setup)?),
-            (_, Some(index)) => Box::new(Cuda::open(&setup, index)?),
-            _ => {
-                return Err(Error::invalid(format!(
-                    "option 'device' is '{name}', expected cpu or cuda[:INDEX]"
-                )));
-            }
-        };
+        let device = options
+            .parsed("device")?
+            .unwrap_or(Place::Cpu)
+            .open(&setup)?;
         Ok(Engine {
             target,
             tokenizer,

@@ -3,7 +3,7 @@
 use super::usage;
 use anyhow::Context;
 use clap::Args;
-use gavel::device::{Device, Draw, Setup, Step, cpu::Cpu, cuda::Cuda};
+use gavel::device::{Device, Draw, Place, Setup, Step};
 use gavel::draft::{Drafter, Ngram};
 use gavel::engine::{AdaptiveGamma, GAMMAS, Steps};
 use gavel::judge::{At, Judge};
@@ -13,9 +13,6 @@ use gavel::verify::{Guard, Policy, Rule, Sampling};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Context where neither the user nor the model says less.
-const DEFAULT_CONTEXT: usize = 8192;
 
 /// Which model, on what.
 #[derive(Args)]
@@ -160,22 +157,7 @@ impl ModelArgs {
 impl DeviceArgs {
     pub fn context(&self, model: &Model) -> usize {
         self.context
-            .unwrap_or(DEFAULT_CONTEXT.min(model.config.max_positions))
-    }
-
-    /// The number of the GPU that `--device` names.
-    fn gpu(&self) -> anyhow::Result<usize> {
-        let index = match self.device.strip_prefix("cuda") {
-            Some("") => Some(0),
-            Some(rest) => rest.strip_prefix(':').and_then(|index| index.parse().ok()),
-            None => None,
-        };
-        index.ok_or_else(|| {
-            usage(format!(
-                "--device {}: expected cpu or cuda[:INDEX]",
-                self.device
-            ))
-        })
+            .unwrap_or_else(|| Setup::default_context(model))
     }
 
     /// Opens the device on which `target` and `drafter` run.
@@ -186,10 +168,11 @@ impl DeviceArgs {
             drafter,
             threads: self.threads,
         };
-        match self.device.as_str() {
-            "cpu" => Ok(Box::new(Cpu::open(&setup)?)),
-            _ => Ok(Box::new(Cuda::open(&setup, self.gpu()?)?)),
-        }
+        let place: Place = self
+            .device
+            .parse()
+            .map_err(|e| usage(format!("--device {}: {e}", self.device)))?;
+        Ok(place.open(&setup)?)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::tree::{Shape, TokenTree};
 use crate::verify::{Policy, Sampling, VerifyError};
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,59 @@ pub struct Setup {
     pub context: usize,
     /// Threads of the CPU device; 0 takes all cores.
     pub threads: usize,
+}
+
+/// Context where neither the user nor the model says less.
+const DEFAULT_CONTEXT: usize = 8192;
+
+impl Setup {
+    /// Positions where nobody says how many: 8,192, or as many as the model was made for.
+    pub fn default_context(target: &Model) -> usize {
+        DEFAULT_CONTEXT.min(target.config.max_positions)
+    }
+}
+
+/// Which device: `cpu`, `cuda` or `cuda:INDEX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The CPU.
+    Cpu,
+    /// GPU number so and so.
+    Cuda(usize),
+}
+
+/// A name that no device has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected cpu or cuda[:INDEX]")]
+pub struct UnknownPlace;
+
+impl FromStr for Place {
+    type Err = UnknownPlace;
+
+    fn from_str(name: &str) -> Result<Place, UnknownPlace> {
+        match (name, name.strip_prefix("cuda")) {
+            ("cpu", _) => Ok(Place::Cpu),
+            (_, Some("")) => Ok(Place::Cuda(0)),
+            (_, Some(rest)) => {
+                let index = rest.strip_prefix(':').and_then(|index| index.parse().ok());
+                index.map(Place::Cuda).ok_or(UnknownPlace)
+            }
+            _ => Err(UnknownPlace),
+        }
+    }
+}
+
+impl Place {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// Those of [`cpu::Cpu::open`] or [`cuda::Cuda::open`].
+    pub fn open(self, setup: &Setup) -> Result<Box<dyn Device>, DeviceError> {
+        Ok(match self {
+            Place::Cpu => Box::new(cpu::Cpu::open(setup)?),
+            Place::Cuda(index) => Box::new(cuda::Cuda::open(setup, index)?),
+        })
+    }
 }
 
 /// A sequence to decode.
