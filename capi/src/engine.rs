@@ -4,11 +4,13 @@ use crate::error::{Error, GAVEL_BUSY, GAVEL_PANIC, gavel_status, given, guarded,
 use crate::options::{Options, gavel_options};
 use gavel::device::{Committed, Device, Draw, Finish, Place, Request, Setup, Step, TokenReason};
 use gavel::draft::{Drafter, Ngram};
-use gavel::engine::{AdaptiveGamma, Ended, GAMMAS, Generation, Stats, Steps, TextOutput, generate};
+use gavel::engine::{
+    AdaptiveGamma, Ended, GAMMAS, Generation, Stats, Steps, TextOutput, generate, guard,
+};
 use gavel::judge::{At, Judge};
 use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
 use gavel::tree::Shape;
-use gavel::verify::{Guard, Policy, Rule, Sampling};
+use gavel::verify::{Policy, Rule, Sampling};
 use std::ffi::{CString, c_char, c_void};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -471,7 +473,12 @@ impl Engine {
         let policy = Policy {
             sampling,
             rule,
-            guard: self.guard(options.get("guard").unwrap_or(""))?,
+            guard: guard(
+                options.get("guard").unwrap_or(""),
+                &self.target,
+                &self.tokenizer,
+            )
+            .map_err(|e| Error::invalid(format!("option 'guard' has {e}")))?,
         };
         policy.check().map_err(invalid)?;
         let shape = match (options.parsed("tree")?, options.get("gamma")) {
@@ -530,32 +537,6 @@ impl Engine {
         let judge = Arc::new(judge);
         self.judges.push((path, foreign, judge.clone()));
         Ok(Some(judge))
-    }
-
-    /// End of sequence, special tokens, and what the option adds.
-    fn guard(&self, option: &str) -> Result<Guard, Error> {
-        if option == "none" {
-            return Ok(Guard::NONE);
-        }
-        let vocab_size = self.target.config.vocab_size as u32;
-        let mut ids = self.target.generation.eos.clone();
-        ids.extend(self.tokenizer.special_ids());
-        for part in option.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-            let has_digit = |id: &u32| {
-                let token = self.tokenizer.token(*id);
-                token.is_some_and(|t| t.chars().any(|c| c.is_ascii_digit()))
-            };
-            match part.parse() {
-                _ if part == "digits" => ids.extend((0..vocab_size).filter(has_digit)),
-                Ok(id) if id < vocab_size => ids.push(id),
-                _ => {
-                    return Err(Error::invalid(format!(
-                        "option 'guard' has '{part}', expected none, digits or a token id below {vocab_size}"
-                    )));
-                }
-            }
-        }
-        Ok(ids.into_iter().collect())
     }
 }
 

@@ -1,7 +1,7 @@
 //! `gavel demo`: every kind of decoding side by side on the pair in `models/demo`.
 
 use super::progress::Progress;
-use super::setup::{DeviceArgs, default_guard, open_draft, open_judge};
+use super::setup::{DeviceArgs, open_draft, open_judge};
 use super::usage;
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
@@ -141,7 +141,9 @@ fn contenders(
                     Policy {
                         sampling: Sampling::GREEDY,
                         rule,
-                        guard: default_guard(target, tokenizer).into_iter().collect(),
+                        guard: gavel::engine::default_guard(target, tokenizer)
+                            .into_iter()
+                            .collect(),
                     },
                 )
             },

@@ -309,44 +309,9 @@ impl SamplingArgs {
     }
 
     pub fn guard(&self, target: &Model, tokenizer: &Tokenizer) -> anyhow::Result<Guard> {
-        if self.guard == "none" {
-            return Ok(Guard::NONE);
-        }
-        let vocab_size = target.config.vocab_size as u32;
-        let mut ids = default_guard(target, tokenizer);
-        for part in self
-            .guard
-            .split(',')
-            .map(str::trim)
-            .filter(|p| !p.is_empty())
-        {
-            if part == "digits" {
-                let has_digit = |id: &u32| {
-                    tokenizer
-                        .token(*id)
-                        .is_some_and(|t| t.chars().any(|c| c.is_ascii_digit()))
-                };
-                ids.extend((0..vocab_size).filter(has_digit));
-                continue;
-            }
-            match part.parse::<u32>() {
-                Ok(id) if id < vocab_size => ids.push(id),
-                _ => {
-                    return Err(usage(format!(
-                        "--guard {part}: expected none, digits or a token id below {vocab_size}"
-                    )));
-                }
-            }
-        }
-        Ok(ids.into_iter().collect())
+        gavel::engine::guard(&self.guard, target, tokenizer)
+            .map_err(|e| usage(format!("--guard {e}")))
     }
-}
-
-/// End-of-sequence and every special token.
-pub fn default_guard(target: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
-    let mut ids = target.generation.eos.clone();
-    ids.extend(tokenizer.special_ids());
-    ids
 }
 
 /// The step that a run repeats.

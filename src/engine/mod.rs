@@ -1,10 +1,12 @@
 //! The loop: enqueue, read, stop.
 
 mod adaptive;
+mod guard;
 mod stats;
 mod text;
 
 pub use adaptive::{AdaptiveGamma, GAMMAS, expected_tokens};
+pub use guard::{UnknownGuard, default_guard, guard};
 pub use stats::Stats;
 pub use text::{TextOutput, Trimmed};
 

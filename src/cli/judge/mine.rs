@@ -1,7 +1,7 @@
 //! `gavel judge mine`: labels for a judge, without annotation.
 
 use crate::cli::progress::Progress;
-use crate::cli::setup::{ModelArgs, default_guard, on_interrupt, open_draft};
+use crate::cli::setup::{ModelArgs, on_interrupt, open_draft};
 use crate::cli::usage;
 use anyhow::Context;
 use gavel::draft::{Drafter, Ngram};
@@ -170,7 +170,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         max_tokens: args.max_tokens,
         context,
         stop_tokens: target.generation.eos.clone(),
-        guard: default_guard(&target, &tokenizer)
+        guard: gavel::engine::default_guard(&target, &tokenizer)
             .into_iter()
             .collect::<Guard>(),
         checker,
