@@ -149,7 +149,9 @@ struct Linear {
     Best* best;     // [.., row_tiles / part_tiles]
 
     Epilogue epilogue;
-    int pairs, row_tiles, row_blocks, block_tiles;
+    int pairs, row_tiles, block_tiles;
+    // units of every worker, and how many of the workers have one more
+    int worker_units, more_units;
     // rows of the pass before 8 * first_group have no part in this product
     int first_group;
     int input_parts;

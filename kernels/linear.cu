@@ -7,7 +7,7 @@
 // k-tiles. The row_blocks * pairs units, in that order, are cut evenly over the W blocks of the
 // grid: block w has units [w U / W, (w + 1) U / W), so every multiprocessor has work in every
 // matrix, and no block has more than one unit more than another. Where blocks share a row block,
-// each leaves partial sums, and the last to arrive adds them in ascending order of k, its own too.
+// each leaves partial sums, and the last to arrive adds the others' to its own in ascending order of k.
 // Within a block WK warps share the pairs of a row tile in turn and are added in order. RB, WK and
 // W are fixed per matrix and device model, for every number of rows: a row's bits do not depend on
 // its company. What varies with the number of rows is NG, the groups of 8 rows that fit.
@@ -16,8 +16,8 @@
 // (prefill) a block goes over each segment RB / WM times, WM row tiles at a time.
 //
 // Bytes: the packed matrix once; per block 2 * rows * the K range it works on (x, by cp.async into
-// a ring of three stages); partials, 64 * rows per row tile and shared segment, written and read
-// once; and what the epilogue names.
+// a ring of three stages); partials, 64 * rows per row tile and shared segment, written, and
+// read but by the last to arrive; and what the epilogue names.
 //
 // Neighbours: x and the sums of squares were written by launches before; partials and counters
 // belong to this launch, counters are zero before and after. Where the pass has no row that takes
@@ -26,6 +26,21 @@
 #include "ptx.cuh"
 
 namespace {
+
+// A number as a type: a constant wherever it goes.
+template <int I>
+struct Number {
+    __device__ constexpr operator int() const { return I; }
+};
+
+// f(Number<FROM>()) to f(Number<TO - 1>())
+template <int FROM, int TO, typename F>
+__device__ __forceinline__ void unrolled(F f) {
+    if constexpr (FROM < TO) {
+        f(Number<FROM>());
+        unrolled<FROM + 1, TO>(f);
+    }
+}
 
 // What the k loop of (NG groups, WK warps along k) works in.
 template <int NG, int WK>
@@ -54,12 +69,15 @@ struct Work {
 
     // floor(worker * units / workers) without wide products: the host sees to workers^2 < 2^31
     __device__ int start(int worker) const {
-        const int units = p.row_blocks * p.pairs, workers = gridDim.x;
-        return worker * (units / workers) + worker * (units % workers) / workers;
+        return worker * p.worker_units + worker * p.more_units / static_cast<int>(gridDim.x);
     }
-    __device__ Segment segment(int unit) const {
-        const int block = unit / p.pairs, first = unit - block * p.pairs;
-        return {block, first, min(p.pairs, first + start(blockIdx.x + 1) - unit)};
+    // This worker's part of row block `block`, which begins at pair `first`; empty behind its end.
+    __device__ Segment segment(int block, int first) const {
+        return {block, first, min(p.pairs, start(blockIdx.x + 1) - block * p.pairs)};
+    }
+    __device__ Segment first_segment() const {
+        const int unit = start(blockIdx.x), block = unit / p.pairs;
+        return segment(block, unit - block * p.pairs);
     }
     // the first and the last of the workers that share a row block with this one
     __device__ int first_sharer(int block) const {
@@ -323,7 +341,9 @@ struct Kernel {
     char* const shared;
     const int lane, wm, wk, warps_m;
     int groups;
+    // the weights that are under way, and where the first of them lie
     uint4 w[2 * L::AHEAD];
+    const uint4* from;
     float acc[NG][4];
 
     __device__ Kernel(const Linear& p, char* shared)
@@ -338,70 +358,83 @@ struct Kernel {
 
     // ---- products ----
 
-    // Pair `pair` of a row tile: its two tiles.
-    __device__ const uint4* weights(int tile, int pair) const {
-        return p.weights + (static_cast<size_t>(tile) * p.pairs + pair) * 64 + lane;
+    // Requests weights j of a chunk that begins at `from`.
+    template <int J>
+    __device__ __forceinline__ void load(const uint4* from) {
+        w[2 * J] = load_streaming<J * WK * 1024>(from);
+        w[2 * J + 1] = load_streaming<J * WK * 1024 + 512>(from);
     }
 
     // Requests a segment's first chunk of weights.
     __device__ void load(const Segment& s, int tile) {
         if (tile >= p.row_tiles) return;
-        const uint4* from = weights(tile, s.first + wk);
-#pragma unroll
-        for (int j = 0; j < L::AHEAD; j++)
-            if (s.first + wk + j * WK < s.last) {
-                w[2 * j] = load_streaming(from + j * WK * 64);
-                w[2 * j + 1] = load_streaming(from + j * WK * 64 + 32);
-            }
+        const int first = s.first + wk;
+        // two tiles a pair
+        from = p.weights + (static_cast<size_t>(tile) * p.pairs + first) * 64 + lane;
+        unrolled<0, L::AHEAD>([&](auto j) {
+            if (first + j * WK < s.last) load<j>(from);
+        });
     }
 
-    // Requests the activations of a step of a segment: some pairs of up to eight groups.
-    __device__ void copy(const Segment& s, int step) {
+    // Requests the activations of a step of a segment, for a stage: some pairs of up to eight groups.
+    __device__ void copy(const Segment& s, int step, uint32_t stage) {
         const int first = s.first + step / L::GROUP_BLOCKS * L::PAIRS;
-        const int count = min(L::PAIRS, s.last - first);
+        if (first >= s.last) return copy_async_commit();
+        const int count = min(L::PAIRS, s.last - first) * 32;
         const int group = step % L::GROUP_BLOCKS * L::STAGE_GROUPS;
-        const uint32_t stage = shared_address(shared) + step % STAGES * L::STAGE_BYTES;
-        if (count > 0)
-            for (int i = threadIdx.x; i < L::STAGE_GROUPS * L::PAIRS * 32; i += blockDim.x) {
-                const int g = i / (L::PAIRS * 32), chunk = i % (L::PAIRS * 32);
-                if (group + g < groups && chunk < count * 32)
-                    copy_async(stage + i * 16,
-                               p.input + activation_at(p.pairs, p.first_group + group + g, first) + chunk);
+        const uint4* from = p.input + activation_at(p.pairs, p.first_group + group, first);
+        // a group takes up the first `count` of so many places
+        constexpr int PLACES = L::PAIRS * 32;
+        if constexpr (L::STAGE_GROUPS == 1) {
+            from += threadIdx.x;
+            for (int i = threadIdx.x; i < count; i += blockDim.x, from += blockDim.x)
+                copy_async(stage + i * 16, from);
+        } else {
+            for (int i = threadIdx.x; i < L::STAGE_GROUPS * PLACES; i += blockDim.x) {
+                const int g = i / PLACES, at = i % PLACES;
+                if (group + g < groups && at < count)
+                    copy_async(stage + i * 16, from + activation_at(p.pairs, g, 0) + at);
             }
+        }
         copy_async_commit();
     }
 
-    // Products of the chunk in registers, from `pair` on, with one stage's groups; reloads the
-    // registers with the chunk after it. FULL: both chunks are there in full.
+    // Products of the chunk in registers with one stage's groups; reloads the registers with the chunk
+    // after it. `left`: pairs from the chunk's first on. FULL: both chunks are there in full.
     template <bool FULL, bool RELOAD>
-    __device__ __forceinline__ void chunk(const uint4* next, uint32_t stage, int group, int pair, int last) {
-#pragma unroll
-        for (int j = 0; j < L::AHEAD; j++) {
-            if (FULL || pair + j * WK < last) {
-#pragma unroll
-                for (int g = 0; g < L::STAGE_GROUPS; g++) {
-                    if (NG > 1 && group + g >= groups) continue;
-                    const uint4 b = load_shared(stage + (g * L::PAIRS + j * WK) * PAIR_BYTES);
+    __device__ __forceinline__ void chunk(const uint4* next, uint32_t stage, int group, int left) {
+        unrolled<0, L::AHEAD>([&](auto j) {
+            if (FULL || wk + j * WK < left) {
+                unrolled<0, L::STAGE_GROUPS>([&](auto g) {
+                    if (NG > 1 && group + g >= groups) return;
+                    const uint4 b = load_shared<(g * L::PAIRS + j * WK) * PAIR_BYTES>(stage);
                     mma(acc[group + g], w[2 * j], b.x, b.y);
                     mma(acc[group + g], w[2 * j + 1], b.z, b.w);
-                }
+                });
             }
-            if (RELOAD && (FULL || pair + L::CHUNK + j * WK < last)) {
-                w[2 * j] = load_streaming(next + j * WK * 64);
-                w[2 * j + 1] = load_streaming(next + j * WK * 64 + 32);
-            }
-        }
+            if (RELOAD && (FULL || wk + L::CHUNK + j * WK < left)) load<j>(next);
+        });
     }
 
-    template <bool FULL, bool RELOAD>
-    __device__ __forceinline__ void chunks(const uint4* next, uint32_t stage, int group, int pair, int last) {
-#pragma unroll 1
-        for (int c = 0; c < L::CHUNKS; c++) {
-            chunk<FULL, RELOAD>(next, stage, group, pair, last);
-            next += L::CHUNK * 64;
-            stage += L::CHUNK * PAIR_BYTES;
-            pair += L::CHUNK;
+    // The chunks of one stage; `left`: pairs of the segment from its first on. The last two chunks of a
+    // segment are not full: one of them may be cut short, and nothing comes after the other.
+    template <bool RELOAD>
+    __device__ __forceinline__ void chunks(const uint4* next, uint32_t stage, int group, int left) {
+        if constexpr (L::CHUNKS == 1) {
+            left >= 2 * L::CHUNK ? chunk<true, RELOAD>(next, stage, group, left)
+                                 : chunk<false, RELOAD>(next, stage, group, left);
+            return;
         }
+        constexpr int BYTES = L::CHUNK * PAIR_BYTES;
+        const unsigned pairs = left, here = min(pairs, L::PAIRS);
+        const uint32_t full = stage + min(max(pairs / L::CHUNK, 1) - 1, L::CHUNKS) * BYTES;
+        const uint32_t end = stage + (here + L::CHUNK - 1) / L::CHUNK * BYTES;
+        left -= (full - stage) / PAIR_BYTES;
+#pragma unroll 1
+        for (; stage != full; stage += BYTES, next += L::CHUNK * 64) chunk<true, RELOAD>(next, stage, group, left);
+#pragma unroll 1
+        for (; stage != end; stage += BYTES, next += L::CHUNK * 64, left -= L::CHUNK)
+            chunk<false, RELOAD>(next, stage, group, left);
     }
 
     // acc = the segment's part of the product; w holds its first chunk.
@@ -410,36 +443,37 @@ struct Kernel {
         for (int g = 0; g < NG; g++)
 #pragma unroll
             for (int i = 0; i < 4; i++) acc[g][i] = 0.0f;
-        const int steps = (s.last - s.first + L::PAIRS - 1) / L::PAIRS * L::GROUP_BLOCKS;
         const bool active = tile < p.row_tiles;
         // the chunk after the one in registers
-        const uint4* next = weights(tile, s.first + wk) + L::CHUNK * 64;
-        int pair = s.first + wk;
-        copy(s, 0);
-        copy(s, 1);
+        const uint4* next = from + L::CHUNK * 64;
+        // the stages in turn, as shared memory's addresses
+        const uint32_t ring = shared_address(shared), ring_end = ring + STAGES * L::STAGE_BYTES;
+        auto after = [&](uint32_t stage) {
+            stage += L::STAGE_BYTES;
+            return stage == ring_end ? ring : stage;
+        };
+        uint32_t read = ring, written = ring + 2 * L::STAGE_BYTES;
+        copy(s, 0, ring);
+        copy(s, 1, ring + L::STAGE_BYTES);
+        int step = 2;  // whose activations are asked for next
 #pragma unroll 1
-        for (int step = 0; step < steps; step += L::GROUP_BLOCKS) {
-            const bool full = pair - wk + L::PAIRS + L::CHUNK <= s.last;
+        for (int left = s.last - s.first; left > 0; left -= L::PAIRS) {
 #pragma unroll
             for (int block = 0; block < L::GROUP_BLOCKS; block++) {
                 copy_async_wait<1>();
                 __syncthreads();
-                copy(s, step + block + 2);
+                copy(s, step++, written);
+                written = after(written);
+                const uint32_t stage = read + wk * PAIR_BYTES + lane * 16;
+                read = after(read);
                 if (!active) continue;
-                const uint32_t stage = shared_address(shared) + (step + block) % STAGES * L::STAGE_BYTES +
-                                       wk * PAIR_BYTES + lane * 16;
-                const int group = block * L::STAGE_GROUPS;
-                if (block < L::GROUP_BLOCKS - 1) {
-                    // the last block of groups reloads
-                    full ? chunks<true, false>(next, stage, group, pair, s.last)
-                         : chunks<false, false>(next, stage, group, pair, s.last);
-                } else {
-                    full ? chunks<true, true>(next, stage, group, pair, s.last)
-                         : chunks<false, true>(next, stage, group, pair, s.last);
-                }
+                // the last block of groups reloads
+                if (block < L::GROUP_BLOCKS - 1)
+                    chunks<false>(next, stage, block * L::STAGE_GROUPS, left);
+                else
+                    chunks<true>(next, stage, block * L::STAGE_GROUPS, left);
             }
             next += L::PAIRS * 64;
-            pair += L::PAIRS;
         }
         copy_async_wait<0>();
         __syncthreads();
@@ -461,7 +495,8 @@ struct Kernel {
                     const float(&a)[4] = acc[b * L::STAGE_GROUPS + g];
                     *staged(wk, g) = make_float4(a[0], a[1], a[2], a[3]);
                 }
-        __syncthreads();
+        // a single warp finds its own
+        if (WK > 1) __syncthreads();
     }
 
     // The sum of the warps along k, in order.
@@ -472,33 +507,32 @@ struct Kernel {
         return sum;
     }
 
-    // A worker's partial sums of this row tile: of its first segment, or of the one after it.
-    __device__ float4* partial(int worker, const Segment& s, int tile_of_block) const {
-        const int place = work.start(worker) >= s.block * p.pairs ? 0 : 1;
-        return p.partials + (static_cast<size_t>(2 * worker + place) * p.block_tiles + tile_of_block) * NG * 32 + lane;
+    // A worker's partial sums of this row tile: of the row block that it begins with, or of one whose
+    // beginning it has.
+    __device__ float4* partial(int worker, bool begins, int tile_of_block) const {
+        return p.partials + (static_cast<size_t>(2 * worker + begins) * p.block_tiles + tile_of_block) * NG * 32 + lane;
     }
 
-    // Says that this block's part of a shared row block is there; whether it was the last.
-    __device__ bool arrive(const Segment& s, int sub, int sharers) {
-        int& last = *reinterpret_cast<int*>(shared);
-        __syncthreads();
+    // Says that this block's part of a shared row block is there, of which a barrier has assured it;
+    // whether it was the last.
+    __device__ bool arrive(const Segment& s, int sub) {
+        bool last = false;
         // the barriers hand the fences of this thread on to the block's other threads
         if (threadIdx.x == 0) {
             unsigned* const counter = p.counters + s.block * (p.block_tiles / warps_m) + sub;
+            const unsigned own = s.last - s.first, all = p.pairs;
             __threadfence();
-            last = atomicAdd(counter, 1u) == static_cast<unsigned>(sharers - 1);
+            last = atomicAdd(counter, own) + own == all;
             if (last) atomicExch(counter, 0u);
             __threadfence();
         }
-        __syncthreads();
-        const bool is_last = last;
-        __syncthreads();
-        return is_last;
+        return __syncthreads_or(last);
     }
 
     // What follows the product, for the row tiles of workers [from, to].
     template <typename Epilogue>
     __device__ void epilogue(const Segment& s, int sub, int from, int to) {
+        const bool is_staged = L::GROUP_BLOCKS == 1 && from != to;
         const int first_tile = s.block * p.block_tiles + sub * warps_m;
         const int tile = first_tile + wm, tile_of_block = sub * warps_m + wm;
         const int rows = p.rows->rows;
@@ -507,17 +541,16 @@ struct Kernel {
             const int first = block * L::STAGE_GROUPS;
             const int count = tile < p.row_tiles ? min(L::STAGE_GROUPS, groups - first) : 0;
             if (first >= groups) break;
-            if (from == to) stage(block);
+            if (!is_staged) stage(block);
 #pragma unroll 1
             for (int g = wk; g < count; g += WK) {
-                float4 sum;
-                if (from == to) {
-                    sum = sum_of_warps(g);
-                } else {
-                    sum = __ldcg(partial(from, s, tile_of_block) + (first + g) * 32);
-                    for (int worker = from + 1; worker <= to; worker++)
-                        add(sum, __ldcg(partial(worker, s, tile_of_block) + (first + g) * 32));
-                }
+                // of this block from its own warps, of the others from memory, in order
+                auto sum_of = [&](int worker) {
+                    if (worker == static_cast<int>(blockIdx.x)) return sum_of_warps(g);
+                    return __ldcg(partial(worker, worker == from, tile_of_block) + (first + g) * 32);
+                };
+                float4 sum = sum_of(from);
+                for (int worker = from + 1; worker <= to; worker++) add(sum, sum_of(worker));
                 const Place at{tile, p.first_group + first + g, lane, g * GROUP + lane % 4 * 2};
                 float c[4] = {sum.x, sum.y, sum.z, sum.w};
                 Epilogue::fragment(p, at, wm, warps_m, rows, scales() + first * GROUP, of_tiles(), c);
@@ -541,10 +574,10 @@ struct Kernel {
 
     // Sums up with the other blocks of this row block; the last of them does what follows.
     __device__ void finish(const Segment& s, int sub) {
-        const int from = work.first_sharer(s.block), to = work.last_sharer(s.block);
-        if (from != to) {
+        int from = blockIdx.x, to = from;
+        if (s.last - s.first < p.pairs) {
             const bool active = s.block * p.block_tiles + sub * warps_m + wm < p.row_tiles;
-            float4* const mine = partial(blockIdx.x, s, sub * warps_m + wm);
+            float4* const mine = partial(blockIdx.x, s.first == 0, sub * warps_m + wm);
 #pragma unroll 1
             for (int block = 0; block < L::GROUP_BLOCKS; block++) {
                 const int first = block * L::STAGE_GROUPS;
@@ -554,7 +587,8 @@ struct Kernel {
                     mine[(first + g) * 32] = sum_of_warps(g);
                 __syncthreads();
             }
-            if (!arrive(s, sub, to - from + 1)) return;
+            if (!arrive(s, sub)) return;
+            from = work.first_sharer(s.block), to = work.last_sharer(s.block);
         }
         switch (p.epilogue) {
             case Linear::RESIDUAL: epilogue<Residual>(s, sub, from, to); break;
@@ -565,9 +599,9 @@ struct Kernel {
     }
 
     __device__ void run() {
-        int unit = work.start(blockIdx.x);
+        Segment s = work.first_segment();
         // weights, which nobody writes, are under way before the launch ahead is over
-        load(work.segment(unit), work.segment(unit).block * p.block_tiles + wm);
+        load(s, s.block * p.block_tiles + wm);
         after_previous();
         const int rows = p.rows->rows;
         if (rows <= p.first_group * GROUP) return;
@@ -581,23 +615,17 @@ struct Kernel {
                 scales()[i] = __frsqrt_rn(sum * p.inverse_width + p.eps);
             }
         const int subs = p.block_tiles / warps_m;
-        const int end = work.start(blockIdx.x + 1);
-        while (unit < end) {
-            const Segment s = work.segment(unit);
-            unit += s.last - s.first;
+        while (s.first < s.last) {
             for (int sub = 0; sub < subs; sub++) {
                 const int tile = s.block * p.block_tiles + sub * warps_m + wm;
                 products(s, tile);
                 // where there are registers for it, the next weights are under way while this
                 // product is finished
                 if (NG >= 8) finish(s, sub);
-                if (sub + 1 < subs) {
-                    load(s, tile + warps_m);
-                } else if (unit < end) {
-                    const Segment n = work.segment(unit);
-                    load(n, n.block * p.block_tiles + wm);
-                }
-                if (NG < 8) finish(s, sub);
+                const Segment done = s;
+                if (sub + 1 == subs) s = work.segment(s.block + 1, 0);
+                load(s, sub + 1 < subs ? tile + warps_m : s.block * p.block_tiles + wm);
+                if (NG < 8) finish(done, sub);
             }
         }
     }

@@ -29,12 +29,13 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     return y;
 }
 
-// 16 bytes that are read once: not kept in L1.
+// 16 bytes that are read once, BYTES behind p: not kept in L1.
+template <int BYTES = 0>
 __device__ __forceinline__ uint4 load_streaming(const uint4* p) {
     uint4 v;
-    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4+%5];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(p));
+                 : "l"(p), "n"(BYTES));
     return v;
 }
 
@@ -42,11 +43,12 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+template <int BYTES = 0>
 __device__ __forceinline__ uint4 load_shared(uint32_t address) {
     uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4+%5];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(address));
+                 : "r"(address), "n"(BYTES));
     return v;
 }
 

@@ -24,13 +24,43 @@ const WIDE: Budget = Budget {
     l2: [1.2, 1.6],
 };
 
-/// Counts that miss their budget: model, rows, L2 traffic over the least. They are exact, so that
-/// what mends one must take it off here.
-const MISSES: [(&str, usize, f64); 1] = [("Llama-3.2-1B", 64, 1.947)];
+/// Instructions other than mma that the kernels of these matrices, of 4096 columns and more, execute
+/// for each tile of weights at 8 rows: at most 8, but for those that miss it. Counts are exact, so that
+/// what mends a miss must take it off here.
+const MOST_INSTRUCTIONS: f64 = 8.0;
+const LONG: [(&str, &str, Option<f64>); 5] = [
+    ("Llama-3.1-8B", "qkv", Some(9.06)),
+    ("Llama-3.1-8B", "o", Some(10.26)),
+    ("Llama-3.1-8B", "gate, up", None),
+    ("Llama-3.1-8B", "down", None),
+    ("Qwen2.5-7B", "down", None),
+];
+
+fn check_instructions(name: &str, counted: &Counted) {
+    let Some(pass) = counted.passes.iter().find(|pass| pass.rows == 8) else {
+        return;
+    };
+    let instructions = counted.instructions_per_tile(pass);
+    for (_, matrix, miss) in LONG.iter().filter(|(model, ..)| *model == name) {
+        for (_, each) in instructions.iter().filter(|(of, _)| of == matrix) {
+            match miss {
+                Some(seen) => assert!(
+                    (each - seen).abs() < 0.01,
+                    "{name}, {matrix}: {each:.2} instructions a tile, on record are {seen}"
+                ),
+                None => assert!(
+                    *each <= MOST_INSTRUCTIONS,
+                    "{name}, {matrix}: {each:.2} instructions a tile"
+                ),
+            }
+        }
+    }
+}
 
 fn check(name: &str, counted: &Counted, budget: &Budget) {
     println!("{}", counted.table(name));
     counted.check(name);
+    check_instructions(name, counted);
     for pass in &counted.passes {
         let at = usize::from(pass.rows > 8);
         let (memory, l2) = counted.over_least(pass);
@@ -39,19 +69,11 @@ fn check(name: &str, counted: &Counted, budget: &Budget) {
             "{name}, {} rows: memory {memory:.3}",
             pass.rows
         );
-        let miss = MISSES.iter().find(|m| (m.0, m.1) == (name, pass.rows));
-        match miss {
-            Some((.., seen)) => assert!(
-                (l2 - seen).abs() < 1e-3,
-                "{name}, {} rows: L2 {l2:.3}, on record is {seen}",
-                pass.rows
-            ),
-            None => assert!(
-                l2 <= budget.l2[at],
-                "{name}, {} rows: L2 {l2:.3}",
-                pass.rows
-            ),
-        }
+        assert!(
+            l2 <= budget.l2[at],
+            "{name}, {} rows: L2 {l2:.3}",
+            pass.rows
+        );
     }
 }
 

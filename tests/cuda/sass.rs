@@ -1,6 +1,6 @@
 //! The machine code of linear's products: how it loads, how far ahead, and what it costs.
 
-use crate::common::resources;
+use crate::common::{LEVELS, built, resources};
 use crate::toolkit::{Instruction, basic_blocks, disassemble, inner_loops};
 use gavel::device::cuda::linear::kernel;
 use gavel::device::cuda::plan::{Chip, Follows, Plan};
@@ -106,6 +106,48 @@ fn the_weight_loop_is_16_byte_loads_mma_and_little_else() {
         let each = (body.len() - mma) as f64 / mma as f64;
         println!("sm_{arch}: {each:.3} instructions other than mma a tile");
         assert!(each <= 6.0, "sm_{arch}: {each}");
+    }
+}
+
+/// Instructions of the innermost loops of `kernel` in a text of PTX that have no branch but their own.
+fn straight_loops<'a>(ptx: &'a str, kernel: &str) -> Vec<Vec<&'a str>> {
+    let entry = format!(".entry {kernel}(");
+    let code = ptx.lines().skip_while(|line| !line.contains(&entry));
+    let (mut loops, mut label, mut body) = (Vec::new(), "", Vec::new());
+    for line in code
+        .take_while(|line| !line.starts_with('}'))
+        .map(str::trim)
+    {
+        if let Some(name) = line.strip_suffix(':') {
+            (label, body) = (name, Vec::new());
+        } else if line.ends_with(';') && !line.starts_with(['.', '/']) {
+            body.push(line);
+            if line.contains("bra") {
+                let target = line.trim_end_matches(';').split_whitespace().last();
+                match target == Some(label) {
+                    true => loops.push(std::mem::take(&mut body)),
+                    false => label = "",
+                }
+            }
+        }
+    }
+    loops
+}
+
+#[test]
+fn the_weight_loop_has_few_instructions_in_ptx_too() {
+    for level in LEVELS {
+        let ptx = built(&format!("linear.compute_{level}.ptx"));
+        let mut loops = straight_loops(&ptx, "linear_1_1");
+        let is = |what: &'static str| move |line: &&&str| line.contains(what);
+        loops.retain(|body| body.iter().any(|line| line.contains("mma.sync")));
+        assert_eq!(loops.len(), 1, "compute_{level}: {loops:#?}");
+        let mma = loops[0].iter().filter(is("mma.sync")).count();
+        let loads = loops[0].iter().filter(is("ld.global")).count();
+        assert_eq!((mma, loads), (8, 8), "compute_{level}: {loops:#?}");
+        let each = (loops[0].len() - mma) as f64 / mma as f64;
+        println!("compute_{level}: {each:.3} instructions other than mma a tile");
+        assert!(each <= 4.0, "compute_{level}: {each}");
     }
 }
 

@@ -47,8 +47,9 @@ pub struct Linear {
     pub epilogue: i32,
     pub pairs: i32,
     pub row_tiles: i32,
-    pub row_blocks: i32,
     pub block_tiles: i32,
+    pub worker_units: i32,
+    pub more_units: i32,
     pub first_group: i32,
     pub input_parts: i32,
     pub inverse_width: f32,
@@ -63,7 +64,6 @@ pub struct Linear {
     pub first_row: i32,
     pub vocabulary: i32,
     pub logits_stride: i32,
-    pub padding: i32,
 }
 
 const _: () = assert!(size_of::<Linear>() == 22 * 8 + 20 * 4, "as in layout.cuh");
@@ -75,8 +75,9 @@ impl Linear {
             epilogue: epilogue as i32,
             pairs: plan.pairs as i32,
             row_tiles: plan.row_tiles as i32,
-            row_blocks: plan.row_blocks() as i32,
             block_tiles: plan.block_tiles as i32,
+            worker_units: (plan.units() / plan.workers) as i32,
+            more_units: (plan.units() % plan.workers) as i32,
             part_tiles: plan.part_tiles as i32,
             ..Linear::default()
         }

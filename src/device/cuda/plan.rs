@@ -142,8 +142,8 @@ impl Plan {
         self.row_tiles * self.pairs * 2 * PAIR_TILE_BYTES
     }
 
-    /// Units of work of all workers.
-    fn units(&self) -> usize {
+    /// Units of work of all workers: pairs of k-tiles of row blocks.
+    pub fn units(&self) -> usize {
         self.row_blocks() * self.pairs
     }
 
@@ -166,7 +166,8 @@ impl Plan {
         segments
     }
 
-    /// Bytes of partial sums that a pass of `rows` rows writes, and reads again.
+    /// Bytes of partial sums that a pass of `rows` rows writes. It reads all of them again but those of
+    /// the last to arrive at each row block.
     pub fn partial_bytes(&self, rows: usize) -> usize {
         self.shared_segments() * self.block_tiles * rows.div_ceil(GROUP) * 512
     }
