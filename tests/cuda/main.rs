@@ -6,6 +6,7 @@
 
 mod agreement;
 mod attention;
+mod bench;
 mod build_script;
 mod common;
 mod counting;

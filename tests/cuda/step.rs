@@ -211,28 +211,46 @@ fn greedy_speculation_has_the_bits_of_plain_decoding_everywhere() {
     }
 }
 
-/// SmolLM2 with both of its drafters: chains and trees against plain decoding.
-fn smollm2_pair() {
+/// SmolLM2 with both of its drafters against plain decoding, `tokens` of it after a prompt of `prompt`:
+/// the shapes that prompt lookup and its own layers draft.
+fn smollm2_pair(prompt: usize, tokens: usize, shapes: [&[&str]; 2]) {
     let target = open(&crate::counting::smollm2());
-    let prompt: Vec<u32> = (0..24).map(|i| 900 + i % 7 * 31).collect();
-    let mut plain = device(&target, Drafter::None);
-    let request = request(&prompt, 10);
-    let expected = decode(&mut plain, &request, &[greedy("0")]).expect("plain decoding");
-    drop(plain);
-    for drafter in [Drafter::Ngram(Ngram::default()), own_layers(&target, 8)] {
+    let prompt: Vec<u32> = (0..prompt as u32).map(|i| 900 + i % 7 * 31).collect();
+    let request = request(&prompt, tokens);
+    let mut expected = None;
+    let drafters = [Drafter::Ngram(Ngram::default()), own_layers(&target, 8)];
+    for (drafter, shapes) in drafters.into_iter().zip(shapes) {
         let mut device = device(&target, drafter);
-        for shape in ["4", "2x2"] {
-            let found = decode(&mut device, &request, &[greedy(shape)]).expect("a run");
-            assert_eq!(exact(&found.0), exact(&expected.0), "{shape}");
+        let mut decode = |shape| decode(&mut device, &request, &[greedy(shape)]).expect("a run");
+        let expected = expected.get_or_insert_with(|| exact(&decode("0").0));
+        for shape in shapes {
+            assert_eq!(exact(&decode(shape).0), *expected, "{shape}");
         }
     }
 }
 
 #[test]
-#[ignore = "minutes; `make test-long`"]
 fn smollm2_decodes_with_its_drafters() {
     let test = "step::smollm2_decodes_with_its_drafters";
-    with_driver(test, |_| softcuda(), &[], smollm2_pair);
+    with_driver(
+        test,
+        |_| softcuda(),
+        &[],
+        || smollm2_pair(16, 5, [&["4"], &["2x2"]]),
+    );
+}
+
+#[test]
+#[ignore = "minutes; `make test-long`"]
+fn smollm2_decodes_with_its_drafters_for_longer() {
+    let test = "step::smollm2_decodes_with_its_drafters_for_longer";
+    let shapes: &[&str] = &["4", "2x2", "best:6x3"];
+    with_driver(
+        test,
+        |_| softcuda(),
+        &[],
+        || smollm2_pair(24, 10, [shapes, shapes]),
+    );
 }
 
 #[test]
