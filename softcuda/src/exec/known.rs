@@ -179,7 +179,9 @@ impl Known {
     /// Learns that `grids` are complete.
     pub fn complete(&mut self, grids: &Range<usize>) {
         if self.covers_grids(grids) {
-        } else if grids.start <= self.complete_below {
+            return;
+        }
+        if grids.start <= self.complete_below {
             self.complete_below = grids.end;
         } else {
             self.complete.push(grids.clone());
@@ -261,6 +263,34 @@ mod tests {
     }
 
     proptest! {
+        /// What is known of grids is a set that grows, however it was learned.
+        #[test]
+        fn grids_are_a_set(
+            a in prop::collection::vec((0..12usize, 0..5usize), 0..8),
+            b in prop::collection::vec((0..12usize, 0..5usize), 0..8),
+        ) {
+            let learned = |list: &[(usize, usize)]| {
+                let mut known = Known::default();
+                for &(start, count) in list {
+                    known.complete(&(start..start + count));
+                }
+                known
+            };
+            let holds = |list: &[(usize, usize)], grid| {
+                list.iter().any(|&(start, count)| (start..start + count).contains(&grid))
+            };
+            let (of_a, mut of_b) = (learned(&a), learned(&b));
+            for grid in 0..20 {
+                prop_assert_eq!(of_a.is_complete(grid), holds(&a, grid));
+                prop_assert!(!of_a.covers(&of_b) || !of_b.is_complete(grid) || of_a.is_complete(grid));
+            }
+            of_b.merge(&of_a);
+            prop_assert!(of_b.covers(&of_a));
+            for grid in 0..20 {
+                prop_assert_eq!(of_b.is_complete(grid), holds(&a, grid) || holds(&b, grid));
+            }
+        }
+
         /// The tree knows what a plain map of blocks does, whatever its parts share.
         #[test]
         fn known_is_a_map(

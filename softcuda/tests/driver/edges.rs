@@ -127,29 +127,32 @@ fn edges_say_of_what_kind_they_are() {
             let data = |find: &dyn Fn(*mut Handle, *mut Edge, *mut usize) -> sys::CUresult| {
                 let (mut node, mut data, mut count) = (9, Edge::default(), 1);
                 ok(find(&mut node, &mut data, &mut count));
-                assert_eq!(
-                    find(&mut node, null_mut(), &mut count),
-                    CUDA_ERROR_LOSSY_QUERY
-                );
-                assert_eq!(
-                    find(null_mut(), &mut data, &mut count),
-                    CUDA_ERROR_INVALID_VALUE
-                );
+                let nowhere = find(null_mut(), &mut data, &mut count);
+                assert_eq!(nowhere, CUDA_ERROR_INVALID_VALUE);
                 (count, node, data)
             };
             let before = data(&|n, d, c| cuGraphNodeGetDependencies_v2(second, n, d, c));
             assert_eq!(before, (1, first, PROGRAMMATIC));
             let behind = data(&|n, d, c| cuGraphNodeGetDependentNodes_v2(first, n, d, c));
             assert_eq!(behind, (1, second, PROGRAMMATIC));
+            // what has no place for the kind of an edge cannot tell of this one
+            const LOSSY_QUERY: u32 = 402;
             let (mut from, mut to, mut count) = (0, 0, 1);
-            // the first version cannot say it
-            let lossy = sys::cuGraphGetEdges(
-                graph as *mut _,
-                (&raw mut from).cast(),
-                (&raw mut to).cast(),
-                &mut count,
-            );
-            assert_eq!(lossy, CUDA_ERROR_LOSSY_QUERY);
+            type Edges = unsafe extern "C" fn(Handle, *mut Handle, *mut Handle, *mut usize) -> u32;
+            let old: Edges = named("cuGraphGetEdges");
+            assert_eq!(old(graph, &mut from, &mut to, &mut count), LOSSY_QUERY);
+            type Nodes = unsafe extern "C" fn(Handle, *mut Handle, *mut Edge, *mut usize) -> u32;
+            for (name, node) in [
+                ("cuGraphNodeGetDependencies_v2", second),
+                ("cuGraphNodeGetDependentNodes_v2", first),
+            ] {
+                let of: Nodes = named(name);
+                assert_eq!(
+                    of(node, &mut from, null_mut(), &mut count),
+                    LOSSY_QUERY,
+                    "{name}"
+                );
+            }
             assert_eq!(
                 remove(first, second, null()),
                 CUDA_ERROR_INVALID_VALUE,
@@ -450,9 +453,11 @@ fn launches_of_graphs_are_changed_by_every_version() {
                 start();
                 let module = module(PTX);
                 let (add_to, twice) = (function(module, "add"), function(module, "twice_plus_one"));
-                let (stream, mut p) = (stream(false), device(&[0; 32]));
-                let (mut by, mut n) = (1, 32);
-                let mut arguments = [pointer(&mut p), pointer(&mut by), pointer(&mut n)];
+                let (stream, p) = (stream(false), device(&[0; 32]));
+                // read by the driver through pointers to them
+                let (mut at, mut n) = (p, 32);
+                let by = std::cell::Cell::new(1);
+                let mut arguments = [pointer(&mut at), by.as_ptr().cast(), pointer(&mut n)];
                 let graph = get(|g| sys::cuGraphCreate(g, 0)) as Handle;
                 let mut params = launch_of(add_to, &mut arguments);
                 let node = get(|node| cuGraphAddKernelNode(node, graph, null(), 0, &params));
@@ -461,7 +466,7 @@ fn launches_of_graphs_are_changed_by_every_version() {
                 let refused = cuGraphAddKernelNode(&mut 0, graph, null(), 0, &wrong);
                 assert_eq!(refused, CUDA_ERROR_INVALID_VALUE);
                 // what it holds are copies
-                by = 100;
+                by.set(100);
                 let mut held = params;
                 ok(cuGraphKernelNodeGetParams(node, &mut held));
                 assert_eq!(
@@ -524,13 +529,13 @@ fn launches_of_graphs_are_changed_by_every_version() {
                 let of_nothing = cuGraphNodeGetEnabled(exec, child, &mut 0);
                 assert_eq!(of_nothing, CUDA_ERROR_INVALID_VALUE);
                 // of the graph, which the instance takes over
-                by = 7;
+                by.set(7);
                 ok(cuGraphKernelNodeSetParams(node, &params));
                 assert_eq!(run(exec), 100);
                 let (mut error, mut result) = (9, 9);
                 ok(cuGraphExecUpdate(exec, graph, &mut error, &mut result));
                 assert_eq!((error, result, run(exec)), (0, 0, 7));
-                let mut of_twice = [pointer(&mut p), pointer(&mut n)];
+                let mut of_twice = [pointer(&mut at), pointer(&mut n)];
                 params.function = 0;
                 params.kernel = twice as Handle; // by which the second version names it
                 params.arguments = of_twice.as_mut_ptr();

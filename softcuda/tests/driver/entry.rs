@@ -11,16 +11,51 @@ static DRIVER: LazyLock<libloading::Library> = LazyLock::new(|| {
     unsafe { libloading::Library::new("libcuda.so") }.expect("softcuda, as libcuda.so")
 });
 
+/// A function of the driver.
+///
+/// # Safety
+/// `F` is its type.
+pub unsafe fn named<F: Copy>(name: &str) -> F {
+    // SAFETY: the caller says so.
+    unsafe { *DRIVER.get::<F>(name.as_bytes()).expect("an entry point") }
+}
+
+/// The codes that these tests expect. A number that is none of the bindings' enumeration must not
+/// become one.
+fn code(number: u32) -> CUresult {
+    use CUresult::*;
+    let codes = [
+        CUDA_SUCCESS,
+        CUDA_ERROR_INVALID_VALUE,
+        CUDA_ERROR_NOT_INITIALIZED,
+        CUDA_ERROR_INVALID_DEVICE,
+        CUDA_ERROR_INVALID_CONTEXT,
+        CUDA_ERROR_CONTEXT_IS_DESTROYED,
+        CUDA_ERROR_FILE_NOT_FOUND,
+        CUDA_ERROR_OPERATING_SYSTEM,
+        CUDA_ERROR_INVALID_HANDLE,
+        CUDA_ERROR_ILLEGAL_STATE,
+        CUDA_ERROR_NOT_FOUND,
+        CUDA_ERROR_NOT_SUPPORTED,
+        CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+        CUDA_ERROR_STREAM_CAPTURE_INVALIDATED,
+        CUDA_ERROR_STREAM_CAPTURE_IMPLICIT,
+        CUDA_ERROR_CAPTURED_EVENT,
+        CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE,
+        CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY,
+    ];
+    let known = codes.into_iter().find(|&known| known as u32 == number);
+    known.unwrap_or_else(|| panic!("code {number}"))
+}
+
 macro_rules! entry_points {
     ($(fn $name:ident($($argument:ident: $ty:ty),* $(,)?);)*) => {$(
         #[allow(non_snake_case, clippy::too_many_arguments, clippy::missing_safety_doc)]
         pub unsafe fn $name($($argument: $ty),*) -> CUresult {
-            type Function = unsafe extern "C" fn($($ty),*) -> CUresult;
             // SAFETY: the types are those of `cuda.h`; the tests keep its rules.
-            unsafe {
-                let name = stringify!($name).as_bytes();
-                (DRIVER.get::<Function>(name).expect("an entry point"))($($argument),*)
-            }
+            code(unsafe {
+                named::<unsafe extern "C" fn($($ty),*) -> u32>(stringify!($name))($($argument),*)
+            })
         }
     )*};
 }

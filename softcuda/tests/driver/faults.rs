@@ -127,6 +127,7 @@ unsafe fn kinds_of_calls() -> [(&'static str, Vec<CUresult>); 3] {
             sys::cuMemcpy(p, p + 64, 64),
             sys::cuMemcpy3D_v2(&boxes),
         ];
+        ok(sys::cuCtxSynchronize()); // which orders the copies of two streams with the launches
         let add_to = function(module(PTX), "add");
         let graph = get(|g| sys::cuGraphCreate(g, 0));
         let exec = get(|exec| sys::cuGraphInstantiateWithFlags(exec, graph, 0));

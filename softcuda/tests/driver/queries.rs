@@ -192,12 +192,18 @@ fn contexts_are_made_and_asked_by_every_version() {
                     ok(cuCtxSynchronize_v2(context));
                 }
                 ok(sys::cuCtxDestroy_v2(fourth as *mut _));
-                for gone in [
-                    cuCtxGetApiVersion(fourth, &mut 0),
-                    cuCtxGetDevice_v2(&mut 0, fourth),
-                    cuCtxSynchronize_v2(fourth),
+                for (gone, code) in [
+                    (
+                        cuCtxGetApiVersion(fourth, &mut 0),
+                        CUDA_ERROR_INVALID_CONTEXT,
+                    ),
+                    (
+                        cuCtxGetDevice_v2(&mut 0, fourth),
+                        CUDA_ERROR_INVALID_CONTEXT,
+                    ),
+                    (cuCtxSynchronize_v2(fourth), CUDA_ERROR_CONTEXT_IS_DESTROYED),
                 ] {
-                    assert_eq!(gone, CUDA_ERROR_INVALID_CONTEXT);
+                    assert_eq!(gone, code);
                 }
                 ok(sys::cuCtxSetCurrent(null_mut()));
                 for nowhere in [
