@@ -37,7 +37,7 @@ const MODIFIERS: &[&str] = &[
     "satfinite", "approx", "full", "eq", "ltu", "nan", "and", "or", "xor", "popc", "to", "sync",
     "aligned", "m8n8", "m16n8k16", "m16n8k32", "m16n8k8", "row", "col", "trans", "x1", "x2", "x4",
     "volatile", "relaxed", "acquire", "release", "acq_rel", "gpu", "cta", "sys", "nc", "cg", "ca",
-    "L2::cache_hint", "L1::no_allocate", "add", "cas", "exch", "inc", "max", "noftz", "async",
+    "L2::cache_hint", "L1::no_allocate", "add", "cas", "exch", "inc", "min", "max", "noftz", "async",
     "commit_group", "wait_group", "wait_all", "mbarrier", "arrive", "noinc", "init", "test_wait",
     "parity", "expect_tx", "pending_count", "up", "bfly", "idx", "ballot", "any", "all", "l", "r",
     "wrap", "clamp", "shiftamt", "uni", "warp", "cluster", "proxy", "sc", "gl", "finite",
@@ -51,6 +51,7 @@ const OPERANDS: &[&str] = &[
     "L", "T", "p", "s", "g", "f", "%tid.x", "%laneid", "%envreg1", "%clock64", "WARP_SZ", "[%w]",
     "[%a+4]", "[%v-9223372036854775807]", "[g+8]", "[s+16]", "[p]", "[16]", "[g+9223372036854775807]",
     "{%a, %b}", "{%a, %b, %c, %a}", "{%h, %h}", "{%w, %v}", "{_, %a}", "{}", "{%a}", "%a|%q", "%q|%r",
+    "%e", "%y", "{%w, %w}", "{%a, %b, %c, %b}", "{%f, %f}", "{_, %f, %f, %f}", "{%h, %h, %h, %h}", "[%e]",
     "(%a)", "(f)", "x<4>", "x[8]", "x[-1]", "x", "{{{%a}}}", "g+1", "%none", "{0, 1}", "-0f7F800000",
 ];
 const BETWEEN: &[&str] = &["", "@%q ", "@!%r ", "L2: ", "{ ", "} ", "T: ", "; "];
@@ -60,7 +61,7 @@ fn text(data: &[u8]) -> String {
         .func (.param .b32 o) f(.param .b32 i) {\nret;\n}\n\
         .visible .entry k(.param .u64 p, .param .align 16 .b8 s[32]) {\n\
         .reg .b32 %a, %b, %c;\n.reg .b16 %h;\n.reg .b64 %w, %v;\n.reg .f32 %f;\n.reg .f64 %d;\n\
-        .reg .pred %q, %r;\nT: .branchtargets L, L;\nL:\n"
+        .reg .b128 %e, %y;\n.reg .pred %q, %r;\nT: .branchtargets L, L;\nL:\n"
         .to_owned();
     let mut bytes = data.iter().map(|&b| usize::from(b));
     while let Some(head) = bytes.next() {

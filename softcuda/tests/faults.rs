@@ -475,6 +475,77 @@ fn a_successor_that_does_not_wait_races_with_its_predecessor() {
     }
 }
 
+/// A launch that writes, launches of `middle` that wait for their predecessor or do not, and one
+/// that waits for the last of those and reads what the first wrote.
+fn around(device: &Device, waits: &[bool], programmatic: bool) -> Result<(), Box<Violation>> {
+    let load = |defines| device.load(&nvcc::ptx("overlap", "sm_90", defines));
+    let (good, bad) = (load(&[]), load(&["FAULT_MIDDLE"]));
+    let (input, data) = (device.upload(&vec![0f32; 1000]), device.empty(4000));
+    let out = device.empty(4000);
+    device.memory.label(data, "data").expect("a label");
+    let n = Param::U32(1000);
+    let step = |to, from| {
+        device.grid(
+            &good,
+            "step",
+            8,
+            128,
+            &[Param::Ptr(to), Param::Ptr(from), n],
+        )
+    };
+    let mut chain = vec![step(data, input)];
+    for &waits in waits {
+        let params = [Param::Ptr(device.empty(4000)), n];
+        let module = if waits { &good } else { &bad };
+        chain.push(device.grid(module, "middle", 8, 128, &params));
+    }
+    chain.push(step(out, data));
+    let count = chain.len();
+    for (i, grid) in chain.iter_mut().enumerate() {
+        grid.programmatic = i == count - 1 || i > 0 && programmatic;
+    }
+    device.run(&chain)?;
+    assert_eq!(device.download::<f32>(out, 1000), vec![2f32; 1000]);
+    Ok(())
+}
+
+#[test]
+fn a_launch_between_that_does_not_wait_leaves_its_predecessor_unordered() {
+    for waits in [
+        &[false][..],
+        &[true, false],
+        &[false, true],
+        &[false, true, true],
+    ] {
+        every_seed(
+            |device| {
+                let seed = device.options.seed as usize;
+                device.options.overlap =
+                    [Overlap::Early, Overlap::Interleaved, Overlap::Late][seed % 3];
+                let violation = around(device, waits, true).expect_err("a violation");
+                assert!(violation.message.contains("`data`"), "{violation}");
+                violation
+            },
+            Rule::GlobalRace,
+            &["out[i] = in[i] + 1"],
+        );
+    }
+}
+
+/// One thread that waits is enough for its whole grid, and so is not to overlap at all.
+#[test]
+fn launches_between_that_wait_hand_on_what_is_complete() {
+    for seed in 0..100 {
+        let mut device = Device::tiny();
+        device.options.seed = seed;
+        device.options.overlap =
+            [Overlap::Early, Overlap::Interleaved, Overlap::Late][seed as usize % 3];
+        around(&device, &[true], true).expect("no violation");
+        around(&device, &[true, true, true], true).expect("no violation");
+        around(&device, &[false, false], false).expect("no violation");
+    }
+}
+
 #[test]
 fn what_a_live_grid_writes_is_not_read_non_coherently() {
     every_seed(

@@ -265,6 +265,14 @@ pub struct MemLocation {
     pub id: i32,
 }
 
+/// `CUmemAccessDesc`
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct MemAccess {
+    pub location: MemLocation,
+    pub flags: u32,
+}
+
 /// `CUmemPoolProps`
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -322,6 +330,7 @@ mod tests {
             MemsetNodeParams, sys::CUDA_MEMSET_NODE_PARAMS;
             HostNodeParams, sys::CUDA_HOST_NODE_PARAMS;
             MemLocation, sys::CUmemLocation;
+            MemAccess, sys::CUmemAccessDesc;
             MemPoolProps, sys::CUmemPoolProps;
             GraphInstantiateParams, sys::CUDA_GRAPH_INSTANTIATE_PARAMS;
             GraphExecUpdateResultInfo, sys::CUgraphExecUpdateResultInfo;

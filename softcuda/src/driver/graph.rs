@@ -142,6 +142,29 @@ fn sorted<'a>(
     }
 }
 
+/// Checks an edge from a node to one that does `op`: programmatic edges lead from launch to launch,
+/// and from one of the ports for them; other kinds and ports are unknown.
+pub fn check_edge(
+    nodes: &BTreeMap<Handle, GraphNode>,
+    from: Handle,
+    op: &NodeOp,
+    edge: &EdgeData,
+) -> Result {
+    let from = nodes.get(&from).ok_or(ERROR_INVALID_VALUE)?;
+    let programmatic = |from_port| EdgeData {
+        from_port,
+        ..EdgeData::PROGRAMMATIC
+    };
+    let between_launches = from.op.is_kernel() && op.is_kernel();
+    let known = *edge == EdgeData::default()
+        || between_launches && (1..=2).any(|port| *edge == programmatic(port));
+    if known {
+        Ok(())
+    } else {
+        Err(ERROR_INVALID_VALUE)
+    }
+}
+
 impl State {
     /// Adds a node to a graph.
     pub fn add_node(
@@ -153,13 +176,7 @@ impl State {
         let after: BTreeMap<_, _> = after.into_iter().collect();
         let nodes = &self.graphs.get(graph)?.nodes;
         for (before, edge) in &after {
-            let from = nodes.get(before).ok_or(ERROR_INVALID_VALUE)?;
-            // Programmatic edges lead from launch to launch; other kinds and ports are unknown.
-            let known = *edge == EdgeData::default()
-                || (edge.kind == 1 && edge.from_port <= 2 && from.op.is_kernel() && op.is_kernel());
-            if !known {
-                return Err(ERROR_INVALID_VALUE);
-            }
+            check_edge(nodes, *before, &op, edge)?;
         }
         let node = self.nodes.add(graph);
         let new = GraphNode {
@@ -399,16 +416,7 @@ impl State {
     /// Work in the legacy stream depends on all blocking streams of its context: it is refused
     /// while one of them is capturing, and spoils that capture.
     pub fn implicit(&mut self, stream: Handle) -> Result {
-        let context = self.streams.get(stream)?.context;
-        if stream != self.contexts.get(context)?.legacy {
-            return Ok(());
-        }
-        let capturing: Vec<Handle> = self
-            .streams
-            .iter()
-            .filter(|(_, other)| other.context == context && other.flags & 1 == 0)
-            .filter_map(|(_, other)| other.capture.as_ref().map(|(capture, _)| *capture))
-            .collect();
+        let capturing = self.implicitly_capturing(stream)?;
         match capturing[..] {
             [] => Ok(()),
             [..] => {
@@ -418,6 +426,21 @@ impl State {
                 Err(ERROR_STREAM_CAPTURE_IMPLICIT)
             }
         }
+    }
+
+    /// Captures of the streams that `stream` waits for where it is the legacy one.
+    pub fn implicitly_capturing(&self, stream: Handle) -> Result<Vec<Handle>> {
+        let context = self.streams.get(stream)?.context;
+        if stream != self.contexts.get(context)?.legacy {
+            return Ok(Vec::new());
+        }
+        let blocking = self
+            .streams
+            .iter()
+            .filter(|(_, other)| other.context == context && other.flags & 1 == 0);
+        Ok(blocking
+            .filter_map(|(_, other)| other.capture.as_ref().map(|(capture, _)| *capture))
+            .collect())
     }
 
     /// What every call does that a real driver holds unsafe while a capture goes on (allocation,
@@ -517,8 +540,11 @@ impl State {
             }
         }
         self.captures.remove(handle)?;
+        // a graph that the capture began belongs to the program now; one that it went on is left
         if outcome.is_err() && !into_graph {
             self.destroy_graph(graph)?;
+        } else if !into_graph {
+            self.graphs.get_mut(graph)?.owned = false;
         }
         outcome
     }

@@ -5,7 +5,9 @@
 //! code version, architecture, flags. The layout is not documented by NVIDIA; it is the one that
 //! `nvcc` 13.0 writes and `cuobjdump` reads back, and the tests compare with files of both.
 
-use super::error::{CUresult, ERROR_INVALID_IMAGE, ERROR_INVALID_PTX, ERROR_NO_BINARY_FOR_GPU};
+use super::error::{
+    CUresult, ERROR_INVALID_IMAGE, ERROR_INVALID_PTX, ERROR_INVALID_VALUE, ERROR_NO_BINARY_FOR_GPU,
+};
 use crate::device::Model;
 use std::fmt::Write as _;
 use std::io::Read as _;
@@ -55,7 +57,7 @@ fn refuse<T>(code: CUresult, message: impl Into<String>) -> Result<T, Refusal> {
 /// to a fat binary or ELF file as long as its header says.
 pub unsafe fn at_address(address: *const u8, model: &Model) -> Result<Image, Refusal> {
     if address.is_null() {
-        return refuse(ERROR_INVALID_IMAGE, "the image is a null pointer");
+        return refuse(ERROR_INVALID_VALUE, "the image is a null pointer");
     }
     // A PTX text of fewer than four bytes ends before the fourth.
     let mut magic = [0u8; 4];

@@ -1,6 +1,6 @@
 //! The state of the driver: who holds which handle, and the rules that all entry points share.
 
-use super::abi::Handle;
+use super::abi::{EdgeData, Handle};
 use super::error::*;
 use super::graph::{Graph, GraphExec};
 use super::queue::Queue;
@@ -220,6 +220,7 @@ pub struct Stream {
     pub capture: Option<(Handle, Vec<Handle>)>,
     /// What `cuStreamGetCaptureInfo` pointed to last.
     pub shown: Vec<Handle>,
+    pub shown_edges: Vec<EdgeData>,
 }
 
 /// An event.
@@ -406,7 +407,7 @@ impl State {
     ) -> Handle {
         let id = self.streams.issued as u64;
         let (tail, capture) = (Vec::new(), None);
-        let shown = Vec::new();
+        let (shown, shown_edges) = (Vec::new(), Vec::new());
         let stream = Stream {
             context,
             flags,
@@ -416,6 +417,7 @@ impl State {
             tail,
             capture,
             shown,
+            shown_edges,
         };
         self.streams.add(stream)
     }

@@ -11,7 +11,6 @@ use super::shared::Touch;
 use super::warp::{Fault, Warp};
 use super::{Rule, code};
 use crate::ptx::Type;
-use std::sync::atomic::Ordering;
 
 pub(super) fn atomic(
     cx: &mut Context<'_>,
@@ -44,29 +43,28 @@ pub(super) fn atomic(
     }
 }
 
-/// Operands of a lane.
-fn atomic_operands(regs: &Regs, atomic: &Atomic, lane: usize) -> (u64, u64) {
-    let value = |row: u16| {
-        if row == NONE {
-            0
-        } else if atomic.ty.bytes() == 8 {
-            u64::get(regs, row)[lane]
-        } else {
-            u64::from(regs.rows[row as usize].0[lane])
-        }
-    };
-    (value(atomic.b), value(atomic.c))
+/// What a lane holds in the register of an element.
+fn operand(regs: &Regs, atomic: &Atomic, row: u16, lane: usize) -> u128 {
+    let wide = |row: u16| u128::from(u64::get(regs, row)[lane]);
+    match atomic.ty.bytes() {
+        _ if row == NONE => 0,
+        16 => wide(row) | wide(row + 2) << 64,
+        8 => wide(row),
+        _ => regs.rows[row as usize].0[lane].into(),
+    }
 }
 
-fn keep_old(regs: &mut Regs, atomic: &Atomic, lane: usize, old: u64) {
-    if atomic.d == NONE {
-        return;
-    }
+fn keep_old(regs: &mut Regs, atomic: &Atomic, row: u16, lane: usize, old: u128) {
     let mask = 1 << lane;
-    if atomic.ty.bytes() == 8 {
-        u64::put(regs, atomic.d, &[old; LANES], mask);
-    } else {
-        u32::put(regs, atomic.d, &[old as u32; LANES], mask);
+    match atomic.ty.bytes() {
+        _ if row == NONE => {}
+        8 | 16 => {
+            u64::put(regs, row, &[old as u64; LANES], mask);
+            if atomic.ty.bytes() == 16 {
+                u64::put(regs, row + 2, &[(old >> 64) as u64; LANES], mask);
+            }
+        }
+        _ => u32::put(regs, row, &[old as u32; LANES], mask),
     }
 }
 
@@ -78,7 +76,8 @@ fn atomic_global(
     address: &Addresses,
     mask: u32,
 ) -> Result<()> {
-    let bytes = u64::from(atomic.ty.bytes());
+    let width = atomic.ty.bytes();
+    let bytes = u64::from(width * atomic.count);
     let (index, allocation, same, ranges) = find(cx, warp, address, mask, bytes)?;
     check_initialised(allocation, &ranges, address, same, bytes)?;
     close(cx, block, warp)?;
@@ -88,49 +87,30 @@ fn atomic_global(
     let segment = warp.view.segment;
     let mut changed = false;
     for lane in lanes(same) {
-        let at = (address[lane] - allocation.base()) as usize;
-        let (b, c) = atomic_operands(&warp.regs, atomic, lane);
-        let operate = || {
-            if bytes == 8 {
-                let cell = allocation.bytes().atomic_u64(at);
-                let update = |old| Some(combine(atomic, Place::Global, old, b, c));
-                let old = cell
-                    .fetch_update(Ordering::AcqRel, Ordering::Acquire, update)
-                    .unwrap_or_else(|old| old);
-                (old, combine(atomic, Place::Global, old, b, c) != old)
-            } else if bytes == 4 {
-                let cell = allocation.bytes().atomic_u32(at);
-                let update =
-                    |old: u32| Some(combine(atomic, Place::Global, old.into(), b, c) as u32);
-                let old = cell
-                    .fetch_update(Ordering::AcqRel, Ordering::Acquire, update)
-                    .unwrap_or_else(|old| old);
-                (
-                    old.into(),
-                    combine(atomic, Place::Global, old.into(), b, c) as u32 != old,
-                )
-            } else {
-                let cell = allocation.bytes().atomic_u16(at);
-                let update =
-                    |old: u16| Some(combine(atomic, Place::Global, old.into(), b, c) as u16);
-                let old = cell
-                    .fetch_update(Ordering::AcqRel, Ordering::Acquire, update)
-                    .unwrap_or_else(|old| old);
-                let new = combine(atomic, Place::Global, old.into(), b, c) as u16;
-                (old.into(), new != old)
-            }
-        };
-        let ((old, new), met) = cx.run.locations.access(
-            address[lane],
-            &mut warp.view,
-            atomic.order,
-            atomic.scope,
-            (true, true),
-            operate,
-        );
-        observe(cx, warp, (address[lane], bytes), segment, met, !new);
-        changed |= new;
-        keep_old(&mut warp.regs, atomic, lane, old);
+        let c = operand(&warp.regs, atomic, atomic.c, lane);
+        // each element of a vector changes by itself
+        for k in 0..atomic.count {
+            let place = address[lane] + u64::from(k * width);
+            let at = (place - allocation.base()) as usize;
+            let b = operand(&warp.regs, atomic, atomic.b[k as usize], lane);
+            // behind the lock of the location, which makes 16 bytes change as one
+            let operate = || {
+                allocation
+                    .bytes()
+                    .change(at, width, |old| combine(atomic, Place::Global, old, b, c))
+            };
+            let ((old, new), met) = cx.run.locations.access(
+                place,
+                &mut warp.view,
+                atomic.order,
+                atomic.scope,
+                (true, true),
+                operate,
+            );
+            observe(cx, warp, (place, width.into()), segment, met, new == old);
+            changed |= new != old;
+            keep_old(&mut warp.regs, atomic, atomic.d[k as usize], lane, old);
+        }
     }
     cx.progress |= changed;
     if !changed {
@@ -150,6 +130,14 @@ fn atomic_shared(
     address: &Addresses,
     mask: u32,
 ) -> Result<()> {
+    if atomic.count > 1 {
+        return Err(Fault::new(
+            Rule::OutOfBounds,
+            code::INVALID_ADDRESS_SPACE,
+            mask.trailing_zeros(),
+            "an atomic on a vector in shared memory",
+        ));
+    }
     let bytes = atomic.ty.bytes();
     let width = bytes as usize;
     aligned(address, mask, bytes)?;
@@ -175,14 +163,15 @@ fn atomic_shared(
                 (Touch::Atomic, true),
             )
             .map_err(|w| shared_fault(w, lane as u32, address[lane], bytes, block))?;
-        let (b, c) = atomic_operands(&warp.regs, atomic, lane);
-        let mut data = [0; 8];
+        let b = operand(&warp.regs, atomic, atomic.b[0], lane);
+        let c = operand(&warp.regs, atomic, atomic.c, lane);
+        let mut data = [0; 16];
         data[..width].copy_from_slice(&block.shared.data[at..at + width]);
-        let old = u64::from_le_bytes(data);
+        let old = u128::from_le_bytes(data);
         let new = combine(atomic, Place::Shared, old, b, c);
         block.shared.data[at..at + width].copy_from_slice(&new.to_le_bytes()[..width]);
         changed |= new != old;
-        keep_old(&mut warp.regs, atomic, lane, old);
+        keep_old(&mut warp.regs, atomic, atomic.d[0], lane, old);
     }
     cx.progress |= changed;
     if !changed {
@@ -192,8 +181,21 @@ fn atomic_shared(
 }
 
 /// What an atomic leaves in memory of `place`.
-fn combine(atomic: &Atomic, place: Place, old: u64, b: u64, c: u64) -> u64 {
+fn combine(atomic: &Atomic, place: Place, old: u128, b: u128, c: u128) -> u128 {
+    if atomic.ty == Type::B128 {
+        return match atomic.op {
+            AtomicOp::Cas if old != b => old,
+            AtomicOp::Cas => c,
+            _ => b,
+        };
+    }
+    combine64(atomic, place, old as u64, b as u64, c as u64).into()
+}
+
+/// Of at most 64 bits.
+fn combine64(atomic: &Atomic, place: Place, old: u64, b: u64, c: u64) -> u64 {
     use super::float::*;
+    use super::select::h_min;
     use AtomicOp::*;
     use Type::*;
     let halves = |f: &dyn Fn(u16, u16) -> u16| {
@@ -216,6 +218,20 @@ fn combine(atomic: &Atomic, place: Place, old: u64, b: u64, c: u64) -> u64 {
         (Add, Bf16) => brain(old as u16, b as u16).into(),
         (Add, F16x2) => halves(&half),
         (Add, _) => halves(&brain),
+        (Min | Max, F16 | F16x2 | Bf16 | Bf16x2) => {
+            let more = atomic.op == Max;
+            let number: fn(u16) -> f32 = if matches!(atomic.ty, F16 | F16x2) {
+                f16_to_f32
+            } else {
+                bf16_to_f32
+            };
+            let choose = |a: u16, b: u16| h_min(a, b, number, more, false);
+            if atomic.ty.bytes() == 2 {
+                choose(old as u16, b as u16).into()
+            } else {
+                halves(&choose)
+            }
+        }
         (Min, U32) => u64::from((old as u32).min(b as u32)),
         (Min, S32) => u64::from((old as i32).min(b as i32) as u32),
         (Min, U64) => old.min(b),

@@ -572,8 +572,9 @@ pub(super) fn rows(flat: &Flat, graph: &Graph, line: u32) -> Result<Rows, LoadEr
     order.sort_by_key(|&r| first[r]);
     let mut of = vec![0u16; count];
     let mut preds = 1usize;
-    let mut next = [0usize; 2];
-    let mut free: [Vec<usize>; 2] = [Vec::new(), Vec::new()];
+    // banks of registers of one, two and four rows
+    let mut next = [0usize; 3];
+    let mut free: [Vec<usize>; 3] = Default::default();
     let mut active = std::collections::BinaryHeap::new();
     let (mut now, mut pressure) = (0u32, 0u32);
     let mut places = vec![(0usize, 0usize); count];
@@ -590,19 +591,24 @@ pub(super) fn rows(flat: &Flat, graph: &Graph, line: u32) -> Result<Rows, LoadEr
             active.pop();
             let (bank, place): (usize, usize) = places[old];
             free[bank].push(place);
-            now -= 1 + bank as u32;
+            now -= 1 << bank;
         }
-        let bank = usize::from(flat.registers[r].bytes() == 8);
+        let bank = match flat.registers[r].bytes() {
+            16 => 2,
+            8 => 1,
+            _ => 0,
+        };
         let place = free[bank].pop().unwrap_or_else(|| {
             next[bank] += 1;
             next[bank] - 1
         });
         places[r] = (bank, place);
         active.push(std::cmp::Reverse((last[r], r)));
-        now += 1 + bank as u32;
+        now += 1 << bank;
         pressure = pressure.max(now);
     }
-    let rows = next[0] + 2 * next[1];
+    let starts = [0, next[0], next[0] + 2 * next[1]];
+    let rows = starts[2] + 4 * next[2];
     if rows > 60_000 || preds > 60_000 {
         return Err(LoadError::unsupported(
             line,
@@ -612,11 +618,7 @@ pub(super) fn rows(flat: &Flat, graph: &Graph, line: u32) -> Result<Rows, LoadEr
     for r in 0..count {
         if flat.registers[r] != Type::Pred {
             let (bank, place) = places[r];
-            of[r] = if bank == 0 {
-                place as u16
-            } else {
-                (next[0] + 2 * place) as u16
-            };
+            of[r] = (starts[bank] + (place << bank)) as u16;
         }
     }
     Ok(Rows {

@@ -4,6 +4,7 @@
 //! So it is a tree whose nodes are shared: what is published costs the path to what changed, and
 //! parts that two sides share are compared by their addresses alone.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Most warps of a block.
@@ -95,6 +96,9 @@ pub(super) struct Known {
     height: u32,
     /// Grids before this one of the list are complete.
     pub complete_below: usize,
+    /// And so are these, though not all before them: where one ended that did not wait for its
+    /// predecessor.
+    complete: Vec<Range<usize>>,
 }
 
 impl Known {
@@ -161,8 +165,33 @@ impl Known {
         known
     }
 
+    /// Whether a grid is complete.
+    pub fn is_complete(&self, grid: usize) -> bool {
+        grid < self.complete_below || self.complete.iter().any(|range| range.contains(&grid))
+    }
+
+    /// Whether all of `grids` are known to be complete, by what was learned of them together.
+    pub fn covers_grids(&self, grids: &Range<usize>) -> bool {
+        let own = |range: &Range<usize>| range.start <= grids.start && grids.end <= range.end;
+        grids.end <= self.complete_below || self.complete.iter().any(own)
+    }
+
+    /// Learns that `grids` are complete.
+    pub fn complete(&mut self, grids: &Range<usize>) {
+        if self.covers_grids(grids) {
+            return;
+        }
+        if grids.start <= self.complete_below {
+            self.complete_below = grids.end;
+        } else {
+            self.complete.push(grids.clone());
+        }
+    }
+
     pub fn covers(&self, other: &Known) -> bool {
-        if self.complete_below < other.complete_below {
+        if self.complete_below < other.complete_below
+            || !other.complete.iter().all(|grids| self.covers_grids(grids))
+        {
             return false;
         }
         let height = self.height.max(other.height);
@@ -177,7 +206,10 @@ impl Known {
     }
 
     pub fn merge(&mut self, other: &Known) {
-        self.complete_below = self.complete_below.max(other.complete_below);
+        self.complete(&(0..other.complete_below));
+        for grids in &other.complete {
+            self.complete(grids);
+        }
         while self.height < other.height {
             self.raise();
         }
@@ -231,6 +263,34 @@ mod tests {
     }
 
     proptest! {
+        /// What is known of grids is a set that grows, however it was learned.
+        #[test]
+        fn grids_are_a_set(
+            a in prop::collection::vec((0..12usize, 0..5usize), 0..8),
+            b in prop::collection::vec((0..12usize, 0..5usize), 0..8),
+        ) {
+            let learned = |list: &[(usize, usize)]| {
+                let mut known = Known::default();
+                for &(start, count) in list {
+                    known.complete(&(start..start + count));
+                }
+                known
+            };
+            let holds = |list: &[(usize, usize)], grid| {
+                list.iter().any(|&(start, count)| (start..start + count).contains(&grid))
+            };
+            let (of_a, mut of_b) = (learned(&a), learned(&b));
+            for grid in 0..20 {
+                prop_assert_eq!(of_a.is_complete(grid), holds(&a, grid));
+                prop_assert!(!of_a.covers(&of_b) || !of_b.is_complete(grid) || of_a.is_complete(grid));
+            }
+            of_b.merge(&of_a);
+            prop_assert!(of_b.covers(&of_a));
+            for grid in 0..20 {
+                prop_assert_eq!(of_b.is_complete(grid), holds(&a, grid) || holds(&b, grid));
+            }
+        }
+
         /// The tree knows what a plain map of blocks does, whatever its parts share.
         #[test]
         fn known_is_a_map(

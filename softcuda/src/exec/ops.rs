@@ -85,14 +85,18 @@ pub(crate) enum AtomicOp {
 #[derive(Debug, Clone)]
 pub(crate) struct Atomic {
     pub op: AtomicOp,
+    /// Type of an element.
     pub ty: crate::ptx::Type,
+    /// Elements of a thread, each of which changes by itself: 1, 2, 4, 8.
+    pub count: u32,
     pub place: Place,
-    /// Old value; [`NONE`] for a reduction.
-    pub d: u16,
+    /// Old values; [`NONE`] where they are not wanted.
+    pub d: [u16; 8],
     pub base: u16,
     pub base_wide: bool,
     pub offset: i64,
-    pub b: u16,
+    pub b: [u16; 8],
+    /// What `cas` puts there.
     pub c: u16,
     pub order: Order,
     pub scope: Scope,

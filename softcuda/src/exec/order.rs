@@ -8,6 +8,7 @@
 use super::known::{Clocks, Known, WARPS, merge_clocks};
 use super::ops::{Order, Scope};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -78,9 +79,10 @@ impl View {
         self.segment = u32::MAX;
     }
 
-    pub fn complete_below(&mut self, grid: usize) {
-        if self.remote.complete_below < grid {
-            Arc::make_mut(&mut self.remote).complete_below = grid;
+    /// Learns that grids are complete.
+    pub fn complete(&mut self, grids: &Range<usize>) {
+        if !self.remote.covers_grids(grids) {
+            Arc::make_mut(&mut self.remote).complete(grids);
             self.segment = u32::MAX;
         }
     }

@@ -134,7 +134,7 @@ pub(super) struct Race {
 /// Base causality. An atomic behind a fence is not what the fence publishes: it is ordered by those
 /// who see its value, as [`Observed`] finds.
 fn before(a: &Segment, b: &Segment) -> bool {
-    if b.remote.complete_below > a.grid {
+    if b.remote.is_complete(a.grid) {
         return true;
     }
     let clock = a.clocks[a.warp as usize];
@@ -375,7 +375,7 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
                     let same_warp =
                         segment.block == other_segment.block && segment.warp == other_segment.warp;
                     let non_coherent = entry.kind == Kind::NonCoherent
-                        && segment.remote.complete_below <= other_segment.grid
+                        && !segment.remote.is_complete(other_segment.grid)
                         && segment.grid >= other_segment.grid;
                     if !non_coherent {
                         if same_warp {

@@ -540,7 +540,7 @@ pub(super) fn run(
                         warp.turn = current + 1;
                         continue 'splits;
                     }
-                    warp.view.complete_below(cx.grid.waited_below());
+                    cx.run.waited(cx.grid, &mut warp.view);
                 }
                 Op::LaunchDependents => {
                     if !block.triggered {

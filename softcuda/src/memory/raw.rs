@@ -5,7 +5,7 @@
 //! for what must be indivisible, through an atomic.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// A range of host memory that stands for device memory.
 #[derive(Debug)]
@@ -112,6 +112,32 @@ impl Bytes {
         assert!(at.is_aligned(), "an atomic of 8 bytes at {offset}");
         // SAFETY: in range and aligned
         unsafe { AtomicU64::from_ptr(at) }
+    }
+
+    /// Replaces the `width` bytes at `offset` (2, 4, 8 or 16) by what `change` makes of them; gives
+    /// the old and the new ones. Up to 8 bytes change indivisibly; among changes of 16, which no
+    /// host has as one instruction, the caller sees to it.
+    #[inline(always)]
+    pub fn change(&self, offset: usize, width: u32, change: impl Fn(u128) -> u128) -> (u128, u128) {
+        macro_rules! whole {
+            ($cell:expr, $word:ty) => {{
+                let next = |old: $word| Some(change(old.into()) as $word);
+                let done = $cell.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+                let old = done.unwrap_or_else(|old| old).into();
+                (old, change(old) as $word as u128)
+            }};
+        }
+        match width {
+            2 => whole!(self.atomic_u16(offset), u16),
+            4 => whole!(self.atomic_u32(offset), u32),
+            8 => whole!(self.atomic_u64(offset), u64),
+            _ => {
+                let old = u128::from_le_bytes(self.array(offset));
+                let new = change(old);
+                self.write(offset, &new.to_le_bytes());
+                (old, new)
+            }
+        }
     }
 }
 

@@ -150,6 +150,10 @@ fn errors_of_kernels_stay_until_the_context_goes() {
                     let kernel = function(module, "k");
                     let (stream, event) = (stream(false), event());
                     let mut p = device(&[0; 32]);
+                    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+                    let graph = get(|g| sys::cuGraphCreate(g, 0));
+                    let exec = get(|exec| sys::cuGraphInstantiateWithFlags(exec, graph, 0));
+                    let image = CString::new(text("")).unwrap();
                     ok(launch(kernel, 1, stream, &mut [pointer(&mut p)]));
                     ok(sys::cuEventRecord(event, stream));
                     assert_eq!(sys::cuStreamSynchronize(stream), code, "{body}");
@@ -168,6 +172,20 @@ fn errors_of_kernels_stay_until_the_context_goes() {
                         sys::cuMemsetD8_v2(p, 0, 4),
                         sys::cuMemFree_v2(p),
                         sys::cuModuleGetFunction(&mut null_mut(), module, c"k".as_ptr()),
+                        sys::cuMemAllocAsync(&mut q, 4, stream),
+                        sys::cuMemHostAlloc(&mut null_mut(), 4, 0),
+                        sys::cuMemFreeAsync(p, stream),
+                        sys::cuMemcpyHtoDAsync_v2(p, pointer(&mut word), 4, stream),
+                        sys::cuMemsetD32Async(p, 0, 1, stream),
+                        sys::cuMemGetInfo_v2(&mut 0, &mut 0),
+                        sys::cuEventRecord(event, stream),
+                        sys::cuStreamWaitEvent(stream, event, 0),
+                        sys::cuStreamBeginCapture_v2(stream, mode),
+                        sys::cuGraphInstantiateWithFlags(&mut null_mut(), graph, 0),
+                        sys::cuGraphLaunch(exec, stream),
+                        sys::cuStreamCreate(&mut null_mut(), 0),
+                        sys::cuEventCreate(&mut null_mut(), 0),
+                        sys::cuModuleLoadData(&mut null_mut(), image.as_ptr().cast()),
                     ] {
                         assert_eq!(later, code, "{body}");
                     }

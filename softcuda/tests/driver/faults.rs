@@ -93,6 +93,101 @@ fn chosen_calls_fail() {
     }
 }
 
+/// Whether calls of each kind fail, in the order in which they are made, under `SOFTCUDA_FAULT`.
+unsafe fn kinds_of_calls() -> [(&'static str, Vec<CUresult>); 3] {
+    // SAFETY: memory lives until the end; what failed is not used.
+    unsafe {
+        let stream = stream(false);
+        let (mut p, mut pitch, mut pinned) = (0, 0, null_mut());
+        let mut page = vec![0u8; 4096];
+        let allocations = vec![
+            sys::cuMemAlloc_v2(&mut p, 128),
+            sys::cuMemAllocAsync(&mut p, 128, stream),
+            sys::cuMemAllocPitch_v2(&mut p, &mut pitch, 100, 2, 4),
+            sys::cuMemAllocManaged(&mut p, 128, 1),
+            sys::cuMemHostAlloc(&mut pinned, 128, 0),
+            sys::cuMemAllocHost_v2(&mut pinned, 128),
+            sys::cuMemHostRegister_v2(page.as_mut_ptr().cast(), 4096, 0),
+        ];
+        let mut word = [0i32; 32];
+        ok(sys::cuMemAlloc_v2(&mut p, 128));
+        let host = word.as_mut_ptr().cast();
+        let device = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
+        let mut boxes = boxes(device, device);
+        (boxes.srcDevice, boxes.dstDevice) = (p, p + 64);
+        (boxes.WidthInBytes, boxes.Height, boxes.Depth) = (4, 1, 1);
+        let fill = sys::cuMemsetD32_v2(p, 1, 32); // is none of the copies
+        assert_eq!(fill, CUresult::CUDA_SUCCESS);
+        let copies = vec![
+            sys::cuMemcpyHtoD_v2(p, host, 128),
+            sys::cuMemcpyDtoH_v2(host, p, 128),
+            sys::cuMemcpyDtoD_v2(p, p + 64, 64),
+            sys::cuMemcpyHtoDAsync_v2(p, host, 128, stream),
+            sys::cuMemcpyDtoHAsync_v2(host, p, 128, stream),
+            sys::cuMemcpy(p, p + 64, 64),
+            sys::cuMemcpy3D_v2(&boxes),
+        ];
+        ok(sys::cuCtxSynchronize()); // which orders the copies of two streams with the launches
+        let add_to = function(module(PTX), "add");
+        let graph = get(|g| sys::cuGraphCreate(g, 0));
+        let exec = get(|exec| sys::cuGraphInstantiateWithFlags(exec, graph, 0));
+        let (mut q, mut by, mut n) = (p, 1, 32);
+        let mut arguments = [pointer(&mut q), pointer(&mut by), pointer(&mut n)];
+        let cooperative = |arguments: *mut _| {
+            sys::cuLaunchCooperativeKernel(add_to, 1, 1, 1, 32, 1, 1, 0, stream, arguments)
+        };
+        let launches = vec![
+            add(add_to, stream, p, 1),
+            sys::cuGraphLaunch(exec, stream),
+            cooperative(arguments.as_mut_ptr()),
+            add(add_to, stream, p, 1),
+        ];
+        ok(sys::cuStreamSynchronize(stream));
+        [
+            ("alloc", allocations),
+            ("copy", copies),
+            ("launch", launches),
+        ]
+    }
+}
+
+#[test]
+fn any_call_of_a_kind_can_be_the_one_that_fails() {
+    let codes = [
+        ("alloc", 7, CUresult::CUDA_ERROR_OUT_OF_MEMORY),
+        ("copy", 7, CUresult::CUDA_ERROR_UNKNOWN),
+        ("launch", 4, CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES),
+    ];
+    for (kind, count, code) in codes {
+        for chosen in 1..=count {
+            let fault = format!("{kind}:{chosen}");
+            let env = [
+                ("SOFTCUDA_FAULT", fault.as_str()),
+                ("SOFTCUDA_DEVICE", "tiny"),
+            ];
+            on_softcuda(
+                "faults::any_call_of_a_kind_can_be_the_one_that_fails",
+                &env,
+                || {
+                    if std::env::var("SOFTCUDA_FAULT").unwrap() != fault {
+                        return; // another process of this loop
+                    }
+                    start();
+                    // SAFETY: a context is current.
+                    for (of, found) in unsafe { kinds_of_calls() } {
+                        let expected = (1..).map(|i| match of == kind && i == chosen {
+                            true => code,
+                            false => CUresult::CUDA_SUCCESS,
+                        });
+                        let expected: Vec<_> = expected.take(found.len()).collect();
+                        assert_eq!(found, expected, "{of} with {fault}");
+                    }
+                },
+            );
+        }
+    }
+}
+
 /// An extension of softcuda, looked up as a program would.
 unsafe fn extension<T: Copy>(name: &str) -> T {
     // SAFETY: the driver is loaded under this name, and the caller names the right type.

@@ -3,10 +3,14 @@
 mod answers;
 mod calls;
 mod captures;
+mod edges;
+mod entry;
 mod faults;
+mod functions;
 mod graphs;
 mod memory;
 mod order;
+mod queries;
 mod safe;
 mod support;
 mod symbols;

@@ -20,6 +20,42 @@ fn every_symbol_that_cudarc_resolves_exists() {
     assert_eq!(count, 514);
 }
 
+/// What the driver has beside those that say they are not there, from the tables of its sources.
+#[test]
+fn every_entry_point_is_called_by_a_test() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |folder: &str| -> String {
+        let files = std::fs::read_dir(root.join(folder)).expect("a folder");
+        let read = |path: std::path::PathBuf| std::fs::read_to_string(path).expect("a source");
+        files
+            .map(|file| file.expect("a file").path())
+            .filter(|path| path.extension().is_some_and(|e| e == "rs"))
+            .map(read)
+            .collect()
+    };
+    let tests = text("tests/driver");
+    // a call, or an entry of the list by which one is called: that list alone is no test
+    let called: std::collections::HashSet<&str> = tests
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("fn cu"))
+        .flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'))
+        .collect();
+    let api = text("src/driver/api");
+    let mut count = 0;
+    for line in api.lines() {
+        let Some(rest) = line.strip_prefix("    fn cu") else {
+            continue;
+        };
+        let name = format!("cu{}", rest.split('(').next().expect("a name"));
+        assert!(
+            called.contains(name.as_str()),
+            "no test of tests/driver calls {name}"
+        );
+        count += 1;
+    }
+    assert!(count > 250, "{count}");
+}
+
 #[test]
 fn what_has_no_meaning_here_says_so_by_name() {
     let ended = on_softcuda(

@@ -76,3 +76,13 @@ extern "C" __global__ void faults(int* data, int n, int what) {
         }
     }
 }
+
+// The middle of a chain of three: with the fault it ends without having waited, and its successor,
+// which waits for it alone, cannot know that the first one is complete.
+extern "C" __global__ void middle(float* out, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) out[i] = 1;
+#ifndef FAULT_MIDDLE
+    if (threadIdx.x == 0 && blockIdx.x == 1) asm volatile("griddepcontrol.wait;" ::: "memory"); // one is enough
+#endif
+}

@@ -135,6 +135,9 @@ api! {
 
     fn cuDevicePrimaryCtxSetFlags_v2(device: i32, flags: u32) {
         device_zero(device)?;
+        if flags & SCHEDULE_MASK > 4 {
+            return Err(ERROR_INVALID_VALUE);
+        }
         let mut state = lock()?;
         state.primary_flags = flags;
         if let Some(context) = state.primary {
@@ -231,6 +234,9 @@ api! {
     fn cuCtxSetFlags(flags: u32) {
         let mut state = lock()?;
         let context = state.current()?;
+        if flags & SCHEDULE_MASK > 4 {
+            return Err(ERROR_INVALID_VALUE);
+        }
         state.contexts.get_mut(context)?.flags = flags;
         Ok(())
     }
@@ -291,8 +297,9 @@ api! {
         config.set(1) // four-byte banks
     }
 
-    fn cuCtxSetSharedMemConfig(_config: u32) {
-        lock()?.current().map(|_| ())
+    fn cuCtxSetSharedMemConfig(config: u32) {
+        lock()?.current()?;
+        if config > 2 { Err(ERROR_INVALID_VALUE) } else { Ok(()) }
     }
 
     fn cuCtxGetStreamPriorityRange(least: Out<i32>, greatest: Out<i32>) {

@@ -251,12 +251,12 @@ api! {
         mode.set(1) // CU_MODULE_EAGER_LOADING
     }
 
-    fn cuDeviceGetExecAffinitySupport(supported: Out<i32>, _kind: u32, device: i32) {
+    fn cuDeviceGetExecAffinitySupport(supported: Out<i32>, kind: u32, device: i32) {
         model(device)?;
+        // CU_EXEC_AFFINITY_TYPE_SM_COUNT is the only kind
+        if kind != 0 {
+            return Err(ERROR_INVALID_VALUE);
+        }
         supported.set(0)
-    }
-
-    fn cuFlushGPUDirectRDMAWrites(_target: u32, _scope: u32) {
-        Err(ERROR_NOT_SUPPORTED)
     }
 }

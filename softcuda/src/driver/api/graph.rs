@@ -7,7 +7,7 @@ use crate::driver::abi::{
     MemsetNodeParams, Out, Text,
 };
 use crate::driver::error::*;
-use crate::driver::graph::{Graph, GraphNode, NodeOp, ShownParams};
+use crate::driver::graph::{Graph, GraphNode, NodeOp, ShownParams, check_edge};
 use crate::driver::state::{State, lock, say};
 use crate::driver::work::{Copy, Fill, HostCall, KernelWork, Op, Place};
 use std::fmt::Write;
@@ -207,13 +207,18 @@ fn list_edges(
     count: Out<usize>,
 ) -> Result {
     if from.is_null() && to.is_null() {
+        if with_data && !data.is_null() {
+            return Err(ERROR_INVALID_VALUE);
+        }
         return count.set(edges.len());
     }
     if (!with_data || data.is_null()) && edges.iter().any(|edge| edge.2 != EdgeData::default()) {
         return Err(ERROR_LOSSY_QUERY);
     }
     let room = In(count.0.cast_const()).get()?;
-    for (i, edge) in edges.iter().take(room).enumerate() {
+    for i in 0..room {
+        // places that are left over are emptied
+        let edge = edges.get(i).copied().unwrap_or_default();
         from.at_if(i).set_if_asked(edge.0);
         to.at_if(i).set_if_asked(edge.1);
         if with_data {
@@ -250,6 +255,7 @@ fn edges_at(node: Handle, into: bool) -> Result<Vec<Edge>> {
     Ok(edges)
 }
 
+/// Adds all of the edges, or none.
 fn connect(
     graph: Handle,
     from: In<Handle>,
@@ -258,31 +264,57 @@ fn connect(
     count: usize,
 ) -> Result {
     let mut state = lock()?;
-    let (from, to) = (from.list(count)?, to.list(count)?);
+    let new = given(from, to, data, count)?;
+    let nodes = &mut state.graphs.get_mut(graph)?.nodes;
+    for (i, (from, to, data)) in new.iter().enumerate() {
+        let node = nodes.get(to).ok_or(ERROR_INVALID_VALUE)?;
+        let twice = new[..i].iter().any(|old| (old.0, old.1) == (*from, *to));
+        if from == to || twice || node.after.contains_key(from) {
+            return Err(ERROR_INVALID_VALUE);
+        }
+        check_edge(nodes, *from, &node.op, data)?;
+    }
+    for (from, to, data) in new {
+        let node = nodes.get_mut(&to).ok_or(ERROR_INVALID_VALUE)?;
+        node.after.insert(from, data);
+    }
+    Ok(())
+}
+
+/// Edges as a program gives them; without data they are plain.
+fn given(from: In<Handle>, to: In<Handle>, data: In<EdgeData>, count: usize) -> Result<Vec<Edge>> {
     let data = if data.is_null() {
         vec![EdgeData::default(); count]
     } else {
         data.list(count)?
     };
+    let ends = from.list(count)?.into_iter().zip(to.list(count)?);
+    Ok(ends
+        .zip(data)
+        .map(|((from, to), data)| (from, to, data))
+        .collect())
+}
+
+/// Takes all of the edges away, or none.
+fn disconnect(
+    graph: Handle,
+    from: In<Handle>,
+    to: In<Handle>,
+    data: In<EdgeData>,
+    count: usize,
+) -> Result {
+    let mut state = lock()?;
+    let old = given(from, to, data, count)?;
     let nodes = &mut state.graphs.get_mut(graph)?.nodes;
-    for ((from, to), data) in from.into_iter().zip(to).zip(data) {
-        if from == to || !nodes.contains_key(&from) {
-            return Err(ERROR_INVALID_VALUE);
-        }
-        let node = nodes.get_mut(&to).ok_or(ERROR_INVALID_VALUE)?;
-        if node.after.insert(from, data).is_some() {
+    for (i, (from, to, data)) in old.iter().enumerate() {
+        let node = nodes.get(to).ok_or(ERROR_INVALID_VALUE)?;
+        if node.after.get(from) != Some(data) || old[..i].contains(&old[i]) {
             return Err(ERROR_INVALID_VALUE);
         }
     }
-    Ok(())
-}
-
-fn disconnect(graph: Handle, from: In<Handle>, to: In<Handle>, count: usize) -> Result {
-    let mut state = lock()?;
-    let nodes = &mut state.graphs.get_mut(graph)?.nodes;
-    for (from, to) in from.list(count)?.into_iter().zip(to.list(count)?) {
+    for (from, to, _) in old {
         let node = nodes.get_mut(&to).ok_or(ERROR_INVALID_VALUE)?;
-        node.after.remove(&from).ok_or(ERROR_INVALID_VALUE)?;
+        node.after.remove(&from);
     }
     Ok(())
 }
@@ -337,7 +369,8 @@ api! {
 
     fn cuGraphDestroy(graph: Handle) {
         let mut state = lock()?;
-        if state.graphs.get(graph)?.owned {
+        let captured = state.captures.iter().any(|(_, capture)| capture.graph == graph);
+        if state.graphs.get(graph)?.owned || captured {
             return Err(ERROR_INVALID_VALUE);
         }
         state.destroy_graph(graph)
@@ -525,13 +558,13 @@ api! {
     }
 
     fn cuGraphRemoveDependencies(graph: Handle, from: In<Handle>, to: In<Handle>, count: usize) {
-        disconnect(graph, from, to, count)
+        disconnect(graph, from, to, In(std::ptr::null()), count)
     }
 
     fn cuGraphRemoveDependencies_v2(
-        graph: Handle, from: In<Handle>, to: In<Handle>, _data: In<EdgeData>, count: usize,
+        graph: Handle, from: In<Handle>, to: In<Handle>, data: In<EdgeData>, count: usize,
     ) {
-        disconnect(graph, from, to, count)
+        disconnect(graph, from, to, data, count)
     }
 
     fn cuGraphGetNodes(graph: Handle, nodes: Out<Handle>, count: Out<usize>) {

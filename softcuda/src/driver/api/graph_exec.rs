@@ -283,6 +283,7 @@ api! {
     fn cuGraphNodeGetEnabled(exec: Handle, node: Handle, enabled: Out<u32>) {
         let state = lock()?;
         let found = state.graph_execs.get(exec)?.nodes.get(&node);
-        enabled.set(u32::from(found.ok_or(ERROR_INVALID_VALUE)?.enabled))
+        let found = found.filter(|node| node.op.kind() <= 2).ok_or(ERROR_INVALID_VALUE)?;
+        enabled.set(u32::from(found.enabled))
     }
 }

@@ -239,8 +239,12 @@ fn wishes(model: &Model, attributes: &[LaunchAttribute]) -> Result<Wishes> {
     Ok(wishes)
 }
 
-fn resident(state: &State, function: Handle, threads: i32, shared: usize) -> Result<u32> {
-    let kernel = &state.functions.get(function)?.kernel;
+/// Blocks that a multiprocessor holds of a function.
+fn resident_of(state: &State, function: Handle, threads: i32, shared: usize) -> Result<u32> {
+    resident(&state.functions.get(function)?.kernel, threads, shared)
+}
+
+fn resident(kernel: &Kernel, threads: i32, shared: usize) -> Result<u32> {
     let model = driver()?.settings.model;
     let threads = u32::try_from(threads)
         .ok()
@@ -256,6 +260,26 @@ fn resident(state: &State, function: Handle, threads: i32, shared: usize) -> Res
     Ok(model.resident_blocks(threads, kernel.registers, shared))
 }
 
+/// Checks the flags of an occupancy query: `CU_OCCUPANCY_DISABLE_CACHING_OVERRIDE` changes nothing.
+fn caching(flags: u32) -> Result {
+    if flags > 1 {
+        return Err(ERROR_INVALID_VALUE);
+    }
+    Ok(())
+}
+
+/// Clusters, all of one block, that the device holds of a launch.
+fn resident_clusters(function: Handle, config: In<LaunchConfig>) -> Result<i32> {
+    let config = config.get()?;
+    let model = driver()?.settings.model;
+    wishes(model, &config.attrs.list(config.num_attrs as usize)?)?;
+    let mut sizes = config.block.iter();
+    let threads = sizes.try_fold(1i32, |all, &n| all.checked_mul(i32::try_from(n).ok()?));
+    let threads = threads.ok_or(ERROR_INVALID_VALUE)?;
+    let blocks = resident_of(&*lock()?, function, threads, config.shared_bytes as usize)?;
+    Ok((blocks * model.multiprocessors) as i32)
+}
+
 /// The block size that fills a multiprocessor best, the largest such, and the grid that fills the
 /// device with it.
 fn potential(
@@ -269,17 +293,12 @@ fn potential(
     let state = lock()?;
     state.current()?;
     let model = driver()?.settings.model;
-    let most = state
-        .functions
-        .get(function)?
-        .kernel
-        .max_threads
-        .min(model.max_threads_per_block);
-    let most = if limit > 0 {
-        most.min(limit as u32)
-    } else {
-        most
-    };
+    let kernel = state.functions.get(function)?.kernel.clone();
+    // what the program is asked for may call the driver
+    drop(state);
+    let limit = u32::try_from(limit).map_err(|_| ERROR_INVALID_VALUE)?;
+    let most = kernel.max_threads.min(model.max_threads_per_block);
+    let most = if limit > 0 { most.min(limit) } else { most };
     let step = model.warp_size;
     let mut best = (0, 0, 0);
     let mut threads = most;
@@ -289,7 +308,7 @@ fn potential(
             Some(function) => unsafe { function(threads as i32) },
             None => shared,
         };
-        let blocks = resident(&state, function, threads as i32, bytes)?;
+        let blocks = resident(&kernel, threads as i32, bytes)?;
         if blocks * threads > best.0 {
             best = (blocks * threads, threads, blocks);
         }
@@ -347,13 +366,14 @@ api! {
     fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
         blocks: Out<i32>, function: Handle, threads: i32, shared: usize,
     ) {
-        blocks.set(resident(&*lock()?, function, threads, shared)? as i32)
+        blocks.set(resident_of(&*lock()?, function, threads, shared)? as i32)
     }
 
     fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
-        blocks: Out<i32>, function: Handle, threads: i32, shared: usize, _flags: u32,
+        blocks: Out<i32>, function: Handle, threads: i32, shared: usize, flags: u32,
     ) {
-        blocks.set(resident(&*lock()?, function, threads, shared)? as i32)
+        caching(flags)?;
+        blocks.set(resident_of(&*lock()?, function, threads, shared)? as i32)
     }
 
     fn cuOccupancyMaxPotentialBlockSize(
@@ -365,8 +385,9 @@ api! {
 
     fn cuOccupancyMaxPotentialBlockSizeWithFlags(
         grid: Out<i32>, block: Out<i32>, function: Handle, shared_of: BlockSizeToShared,
-        shared: usize, limit: i32, _flags: u32,
+        shared: usize, limit: i32, flags: u32,
     ) {
+        caching(flags)?;
         potential(grid, block, function, shared_of, shared, limit)
     }
 
@@ -377,7 +398,7 @@ api! {
         let kernel = &state.functions.get(function)?.kernel;
         let model = driver()?.settings.model;
         let blocks = u32::try_from(blocks).ok().filter(|&n| n > 0).ok_or(ERROR_INVALID_VALUE)?;
-        if resident(&state, function, threads, 0)? < blocks {
+        if resident(kernel, threads, 0)? < blocks {
             return Err(ERROR_INVALID_VALUE);
         }
         // the share of each block, in the units in which shared memory is given out
@@ -388,21 +409,15 @@ api! {
     }
 
     fn cuOccupancyMaxPotentialClusterSize(
-        size: Out<i32>, function: Handle, _config: In<LaunchConfig>,
+        size: Out<i32>, function: Handle, config: In<LaunchConfig>,
     ) {
-        lock()?.functions.get(function)?;
+        resident_clusters(function, config)?;
         size.set(1)
     }
 
     fn cuOccupancyMaxActiveClusters(
         clusters: Out<i32>, function: Handle, config: In<LaunchConfig>,
     ) {
-        let config = config.get()?;
-        let model = driver()?.settings.model;
-        wishes(model, &config.attrs.list(config.num_attrs as usize)?)?;
-        let threads = config.block.iter().product::<u32>() as i32;
-        let shared = config.shared_bytes as usize;
-        let blocks = resident(&*lock()?, function, threads, shared)?;
-        clusters.set((blocks * model.multiprocessors) as i32)
+        clusters.set(resident_clusters(function, config)?)
     }
 }

@@ -7,6 +7,11 @@ use crate::driver::state::{Block, BlockKind, State, driver, lock, say};
 use crate::memory::MemoryError;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 
+/// `CU_MEM_LOCATION_TYPE_*`
+const LOCATION_DEVICE: u32 = 1;
+const LOCATION_HOST: u32 = 2;
+const LOCATION_HOST_NUMA_CURRENT: u32 = 4;
+
 /// Host memory is given out in pages.
 const PAGE: usize = 4096;
 
@@ -127,6 +132,15 @@ impl State {
         Ok(())
     }
 
+    /// Checks that a range, not an empty one, lies in one managed allocation.
+    fn check_managed(&self, address: u64, bytes: usize) -> Result {
+        self.check_range(address, bytes)?;
+        match self.block_at(address) {
+            Some((_, block)) if bytes > 0 && block.kind == BlockKind::Managed => Ok(()),
+            _ => Err(ERROR_INVALID_VALUE),
+        }
+    }
+
     /// Says of an allocation that it was never freed, if it could have been: where an error broke
     /// the context every call returns that error, and memory goes with the context.
     pub fn note_leak(&mut self, address: u64) {
@@ -154,6 +168,47 @@ impl State {
         let leak = format!("{bytes} bytes{label} at {address:#x} from {what} were never freed");
         self.report.process.leaks.push(leak);
     }
+}
+
+/// Where a device number puts memory: -1 is the host.
+fn location(device: i32) -> MemLocation {
+    let kind = if device == -1 {
+        LOCATION_HOST
+    } else {
+        LOCATION_DEVICE
+    };
+    MemLocation { kind, id: device }
+}
+
+/// Checks a place of memory: the device, or the host or a part of it.
+fn check_location(place: MemLocation) -> Result {
+    match (place.kind, place.id) {
+        (LOCATION_DEVICE, 0) | (LOCATION_HOST..=LOCATION_HOST_NUMA_CURRENT, _) => Ok(()),
+        (LOCATION_DEVICE, _) => Err(ERROR_INVALID_DEVICE),
+        _ => Err(ERROR_INVALID_VALUE),
+    }
+}
+
+/// Advice of how managed memory is going to be used: it changes no result.
+fn advise(address: u64, bytes: usize, advice: u32, place: MemLocation) -> Result {
+    lock()?.check_managed(address, bytes)?;
+    match advice {
+        // read mostly, and no more; no preferred place
+        1 | 2 | 4 => Ok(()),
+        // a preferred place; used by a device or the host, and no more
+        3 | 5 | 6 => check_location(place),
+        _ => Err(ERROR_INVALID_VALUE),
+    }
+}
+
+fn prefetch(address: u64, bytes: usize, place: MemLocation, stream: Handle) -> Result {
+    let mut state = lock()?;
+    let stream = state.stream(stream)?;
+    if let Some((capture, _)) = state.streams.get(stream)?.capture {
+        return Err(state.spoil(capture, ERROR_STREAM_CAPTURE_UNSUPPORTED));
+    }
+    state.check_managed(address, bytes)?;
+    check_location(place)
 }
 
 /// Frees memory once all that may use it is done, as a real driver does.
@@ -370,40 +425,44 @@ api! {
         Ok(())
     }
 
-    fn cuPointerSetAttribute(_value: In<u8>, which: u32, address: u64) {
+    fn cuPointerSetAttribute(value: In<u8>, which: u32, address: u64) {
+        let state = lock()?;
+        value.get()?;
+        state.check_range(address, 1)?;
         // CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
-        lock()?.check_range(address, 1)?;
         if which == 6 { Ok(()) } else { Err(ERROR_INVALID_VALUE) }
     }
 
-    fn cuMemAdvise(address: u64, bytes: usize, _advice: u32, _device: i32) {
-        lock()?.check_range(address, bytes)
+    fn cuMemAdvise(address: u64, bytes: usize, advice: u32, device: i32) {
+        advise(address, bytes, advice, location(device))
     }
 
-    fn cuMemAdvise_v2(address: u64, bytes: usize, _advice: u32, _location: MemLocation) {
-        lock()?.check_range(address, bytes)
+    fn cuMemAdvise_v2(address: u64, bytes: usize, advice: u32, location: MemLocation) {
+        advise(address, bytes, advice, location)
     }
 
-    fn cuMemPrefetchAsync(address: u64, bytes: usize, _device: i32, stream: Handle) {
-        let mut state = lock()?;
-        state.stream(stream)?;
-        state.check_range(address, bytes)
+    fn cuMemPrefetchAsync(address: u64, bytes: usize, device: i32, stream: Handle) {
+        prefetch(address, bytes, location(device), stream)
     }
 
     fn cuMemPrefetchAsync_v2(
-        address: u64, bytes: usize, _location: MemLocation, _flags: u32, stream: Handle,
+        address: u64, bytes: usize, location: MemLocation, flags: u32, stream: Handle,
     ) {
-        let mut state = lock()?;
-        state.stream(stream)?;
-        state.check_range(address, bytes)
+        if flags != 0 {
+            return Err(ERROR_INVALID_VALUE);
+        }
+        prefetch(address, bytes, location, stream)
     }
 
-    fn cuStreamAttachMemAsync(stream: Handle, address: u64, bytes: usize, _flags: u32) {
+    fn cuStreamAttachMemAsync(stream: Handle, address: u64, bytes: usize, flags: u32) {
         let mut state = lock()?;
         let stream = state.stream(stream)?;
         if let Some((capture, _)) = state.streams.get(stream)?.capture {
             return Err(state.spoil(capture, ERROR_STREAM_CAPTURE_UNSUPPORTED));
         }
-        state.check_range(address, bytes.max(1))
+        // to all streams, to the host alone, or to one stream; an allocation as a whole
+        state.check_managed(address, bytes.max(1))?;
+        let whole = state.blocks.get(&address).is_some_and(|b| bytes == 0 || bytes == b.bytes);
+        if whole && matches!(flags, 1 | 2 | 4) { Ok(()) } else { Err(ERROR_INVALID_VALUE) }
     }
 }

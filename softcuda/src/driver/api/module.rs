@@ -410,8 +410,9 @@ api! {
         if config > 3 { Err(ERROR_INVALID_VALUE) } else { Ok(()) }
     }
 
-    fn cuFuncSetSharedMemConfig(function: Handle, _config: u32) {
-        lock()?.functions.get(function).map(|_| ())
+    fn cuFuncSetSharedMemConfig(function: Handle, config: u32) {
+        lock()?.functions.get(function)?;
+        if config > 2 { Err(ERROR_INVALID_VALUE) } else { Ok(()) }
     }
 
     fn cuFuncGetModule(module: Out<Handle>, function: Handle) {

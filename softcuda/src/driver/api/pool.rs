@@ -1,6 +1,6 @@
 //! Memory in the order of streams, and the pools it comes from.
 
-use crate::driver::abi::{Handle, In, MemLocation, MemPoolProps, Out};
+use crate::driver::abi::{Handle, In, MemAccess, MemLocation, MemPoolProps, Out};
 use crate::driver::error::*;
 use crate::driver::graph::NodeOp;
 use crate::driver::state::{BlockKind, Guard, Pool, driver, lock, say};
@@ -41,6 +41,25 @@ fn device_zero(device: i32) -> Result {
     } else {
         Err(ERROR_INVALID_DEVICE)
     }
+}
+
+/// `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`
+const READ_WRITE: u32 = 3;
+
+/// Checks that a place is the device.
+fn device_of(location: MemLocation) -> Result {
+    match location.kind {
+        1 => device_zero(location.id),
+        _ => Err(ERROR_INVALID_VALUE),
+    }
+}
+
+/// Checks where a pool is asked for: pinned memory of the device.
+fn pool_place(location: MemLocation, kind: u32) -> Result {
+    if kind != 1 || matches!(location.kind, 2..=4) {
+        return Err(ERROR_NOT_SUPPORTED);
+    }
+    device_of(location)
 }
 
 /// Attributes 1 to 3 and 5 to 6 of a pool count or allow what is not modelled; 4 is a threshold.
@@ -119,11 +138,13 @@ api! {
         Ok(())
     }
 
-    fn cuMemGetDefaultMemPool(pool: Out<Handle>, _location: In<MemLocation>, _kind: u32) {
+    fn cuMemGetDefaultMemPool(pool: Out<Handle>, location: In<MemLocation>, kind: u32) {
+        pool_place(location.get()?, kind)?;
         pool.set(lock()?.default_pool)
     }
 
-    fn cuMemGetMemPool(pool: Out<Handle>, _location: In<MemLocation>, _kind: u32) {
+    fn cuMemGetMemPool(pool: Out<Handle>, location: In<MemLocation>, kind: u32) {
+        pool_place(location.get()?, kind)?;
         pool.set(lock()?.current_pool)
     }
 
@@ -155,13 +176,22 @@ api! {
         lock()?.pools.get(pool).map(|_| ())
     }
 
-    fn cuMemPoolSetAccess(pool: Handle, _access: In<u8>, _count: usize) {
-        lock()?.pools.get(pool).map(|_| ())
+    fn cuMemPoolSetAccess(pool: Handle, access: In<MemAccess>, count: usize) {
+        lock()?.pools.get(pool)?;
+        for access in access.list(count)? {
+            device_of(access.location)?;
+            // that of the device in which a pool lies cannot be taken away
+            if access.flags != READ_WRITE {
+                return Err(ERROR_INVALID_VALUE);
+            }
+        }
+        Ok(())
     }
 
-    fn cuMemPoolGetAccess(flags: Out<u32>, pool: Handle, _location: In<MemLocation>) {
+    fn cuMemPoolGetAccess(flags: Out<u32>, pool: Handle, location: In<MemLocation>) {
         lock()?.pools.get(pool)?;
-        flags.set(3) // read and write
+        device_of(location.get()?)?;
+        flags.set(READ_WRITE)
     }
 
     fn cuMemPoolSetAttribute(pool: Handle, which: u32, value: In<u32>) {

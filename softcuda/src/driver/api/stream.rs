@@ -153,6 +153,29 @@ fn begin(
     Ok(())
 }
 
+/// The state of the legacy stream is nobody's to ask for while a stream that it waits for is
+/// capturing; that capture goes on.
+fn not_beside_a_capture(state: &State, stream: Handle) -> Result {
+    match state.implicitly_capturing(stream)?[..] {
+        [] => Ok(()),
+        [..] => Err(ERROR_STREAM_CAPTURE_IMPLICIT),
+    }
+}
+
+/// What a capture is told to come after, by edges that are plain: it holds no others.
+fn plain(edges: In<EdgeData>, count: usize) -> Result {
+    if edges.is_null()
+        || edges
+            .list(count)?
+            .iter()
+            .all(|edge| *edge == EdgeData::default())
+    {
+        return Ok(());
+    }
+    say!("a capture that goes on from a node by a programmatic edge is not supported");
+    Err(ERROR_NOT_SUPPORTED)
+}
+
 /// `CU_STREAM_CAPTURE_STATUS_*`
 fn status(state: &State, stream: Handle) -> Result<u32> {
     Ok(match &state.streams.get(stream)?.capture {
@@ -175,6 +198,7 @@ struct Info {
 fn capture_info(stream: Handle, info: Info) -> Result {
     let mut state = lock()?;
     let stream = state.stream(stream)?;
+    not_beside_a_capture(&state, stream)?;
     let found = status(&state, stream)?;
     info.status.set(found)?;
     let Some((capture, tail)) = state.streams.get(stream)?.capture.clone() else {
@@ -187,9 +211,10 @@ fn capture_info(stream: Handle, info: Info) -> Result {
     info.graph.set_if_asked(state.captures.get(capture)?.graph);
     info.count.set_if_asked(tail.len());
     let stream = state.streams.get_mut(stream)?;
+    stream.shown_edges = vec![EdgeData::default(); tail.len()];
     stream.shown = tail;
     info.nodes.set_if_asked(stream.shown.as_ptr());
-    info.edges.set_if_asked(std::ptr::null()); // all of them plain
+    info.edges.set_if_asked(stream.shown_edges.as_ptr());
     Ok(())
 }
 
@@ -335,10 +360,11 @@ api! {
     }
 
     fn cuStreamBeginCaptureToGraph(
-        stream: Handle, graph: Handle, nodes: In<Handle>, _edges: In<EdgeData>, count: usize,
+        stream: Handle, graph: Handle, nodes: In<Handle>, edges: In<EdgeData>, count: usize,
         mode: u32,
     ) {
         let state = lock()?;
+        plain(edges, count)?;
         let nodes = nodes.list(count)?;
         let known = &state.graphs.get(graph)?.nodes;
         if nodes.iter().any(|node| !known.contains_key(node)) {
@@ -354,10 +380,7 @@ api! {
             return Err(ERROR_INVALID_VALUE);
         }
         match state.end_capture(stream) {
-            Ok(ended) => {
-                state.graphs.get_mut(ended)?.owned = false;
-                graph.set(ended)
-            }
+            Ok(ended) => graph.set(ended),
             Err(code) => {
                 graph.set(0)?;
                 Err(code)
@@ -368,7 +391,7 @@ api! {
     fn cuStreamIsCapturing(stream: Handle, answer: Out<u32>) {
         let mut state = lock()?;
         let stream = state.stream(stream)?;
-        state.implicit(stream)?;
+        not_beside_a_capture(&state, stream)?;
         answer.set(status(&state, stream)?)
     }
 
@@ -400,8 +423,9 @@ api! {
     }
 
     fn cuStreamUpdateCaptureDependencies_v2(
-        stream: Handle, nodes: In<Handle>, _edges: In<EdgeData>, count: usize, flags: u32,
+        stream: Handle, nodes: In<Handle>, edges: In<EdgeData>, count: usize, flags: u32,
     ) {
+        plain(edges, count)?;
         update_dependencies(stream, nodes, count, flags)
     }
 

@@ -90,6 +90,8 @@ impl Decoder<'_> {
                     (8, 32) => (select::part64(), Type::B32),
                     (4, 16) => (select::part32(), Type::B16),
                     (8, 16) => (select::part64(), Type::B16),
+                    (16, 64) => (select::copy(true), Type::B64),
+                    (16, 32) => (select::part64(), Type::B32),
                     _ => return self.unknown(instruction),
                 };
                 let mut class = Some(Class::Move);
@@ -98,10 +100,12 @@ impl Decoder<'_> {
                     if *operand == Operand::Discard {
                         continue;
                     }
+                    // 128 bits are two registers of 64
+                    let start = i as u32 * part;
                     let slots = Slots {
                         d: self.register(operand, part_ty)?,
-                        a,
-                        x: i as u32 * part,
+                        a: a + 2 * (start / 64) as u16,
+                        x: start % 64,
                         ..Slots::default()
                     };
                     self.push_part(Op::Lanes(run), slots, class.take());
@@ -163,12 +167,36 @@ impl Decoder<'_> {
                         };
                         self.push_part(Op::Lanes(select::join64()), slots, None);
                     }
+                    (16, [low, high]) => {
+                        let mut class = Some(Class::Move);
+                        for (d, half) in [(d, low), (d + 2, high)] {
+                            let slots = Slots {
+                                d,
+                                a: self.value(half, Type::B64)?,
+                                ..Slots::default()
+                            };
+                            self.push_part(Op::Lanes(select::copy(true)), slots, class.take());
+                        }
+                    }
+                    (16, [a, b, e, f]) => {
+                        let mut class = Some(Class::Move);
+                        for (d, low, high) in [(d, a, b), (d + 2, e, f)] {
+                            let slots = Slots {
+                                d,
+                                a: self.value(low, Type::B32)?,
+                                b: self.value(high, Type::B32)?,
+                                ..Slots::default()
+                            };
+                            self.push_part(Op::Lanes(select::join64()), slots, class.take());
+                        }
+                    }
                     _ => return self.unknown(instruction),
                 }
                 Ok(())
             }
             (d, Operand::Special(name))
-                if name.starts_with("%clock") || name.starts_with("%globaltimer") =>
+                if ty != Type::B128
+                    && (name.starts_with("%clock") || name.starts_with("%globaltimer")) =>
             {
                 // 64 bits, or one half of them
                 let (global, shift) = match name.as_str() {
@@ -188,13 +216,19 @@ impl Decoder<'_> {
                 Ok(())
             }
             (d, a) => {
+                let (d, a) = (self.register(d, ty)?, self.value(a, ty)?);
+                let run = select::copy(ty.bytes() >= 8);
                 let slots = Slots {
-                    d: self.register(d, ty)?,
-                    a: self.value(a, ty)?,
+                    d,
+                    a,
                     ..Slots::default()
                 };
-                let run = select::copy(ty.bytes() == 8);
                 self.push(Op::Lanes(run), slots, Class::Move);
+                if ty == Type::B128 {
+                    let (d, a) = (d + 2, a + 2);
+                    let high = Slots { d, a, ..slots };
+                    self.push_part(Op::Lanes(run), high, None);
+                }
                 Ok(())
             }
         }

@@ -46,6 +46,7 @@ impl Decoder<'_> {
         ])
     }
 
+    /// Rows of the elements of a load or a store. An element of 128 bits is two of 64.
     pub(super) fn elements(
         &mut self,
         operand: &Operand,
@@ -54,19 +55,28 @@ impl Decoder<'_> {
         result: bool,
     ) -> Result<[u16; 8]> {
         let mut rows = [NONE; 8];
+        if ty == Type::B128 {
+            if count != 1 {
+                return self.error("a vector of more than 128 bits");
+            }
+            if !(result && *operand == Operand::Discard) {
+                let row = self.register(operand, ty)?;
+                rows[..2].copy_from_slice(&[row, row + 2]);
+            }
+            return Ok(rows);
+        }
         let list = match operand {
             Operand::Vector(list) => &list[..],
             operand => std::slice::from_ref(operand),
         };
-        if list.len() != count as usize {
-            return self.error(format!("{} elements, expected {count}", list.len()));
-        }
+        self.elements_expected(list, count)?;
         for (row, operand) in rows.iter_mut().zip(list) {
             *row = match operand {
                 Operand::Discard if result => NONE,
                 Operand::Reg(register) => {
                     let found = self.flat.registers[*register as usize];
-                    if found == Type::Pred || found.bytes() < ty.bytes() {
+                    let fits = (ty.bytes()..=8).contains(&found.bytes());
+                    if found == Type::Pred || !fits {
                         return self.error(format!("a register of type {found:?} for a {ty:?}"));
                     }
                     self.rows.of[*register as usize]
@@ -76,6 +86,13 @@ impl Decoder<'_> {
             };
         }
         Ok(rows)
+    }
+
+    fn elements_expected(&self, list: &[Operand], count: u32) -> Result<()> {
+        if list.len() != count as usize {
+            return self.error(format!("{} elements, expected {count}", list.len()));
+        }
+        Ok(())
     }
 
     pub(super) fn order(&self, mods: &mut Mods) -> Option<(Order, Scope)> {
@@ -121,7 +138,6 @@ impl Decoder<'_> {
         };
         let bytes = ty.bytes() * count;
         if ty == Type::Pred
-            || ty == Type::B128
             || order == Order::Release
             || bytes > 32
             || bytes > 16 && self.capability < 100
@@ -175,10 +191,10 @@ impl Decoder<'_> {
                 Some("local") => Place::Local,
                 Some(_) => Place::Param,
             },
-            bytes: ty.bytes(),
-            count,
+            bytes: ty.bytes().min(8),
+            count: count * ty.bytes().div_ceil(8),
             signed: ty.signed(),
-            wide: d_bytes == 8,
+            wide: d_bytes >= 8,
             narrow16: d_bytes <= 2,
             data: self.elements(&operands[0], ty, count, true)?,
             base,
@@ -212,15 +228,13 @@ impl Decoder<'_> {
             Operand::Vector(list) => list.clone(),
             operand => vec![operand.clone()],
         };
-        if list.len() != count as usize {
-            return self.error(format!("{} elements, expected {count}", list.len()));
-        }
+        self.elements_expected(&list, count)?;
         let mut class = Some(Class::Param);
         for (i, operand) in list.iter().enumerate() {
             let Some(found) = self.type_of(operand) else {
                 continue;
             };
-            if found.bytes() < ty.bytes() {
+            if !(ty.bytes()..=8).contains(&found.bytes()) {
                 return self.error(format!("a register of type {found:?} for a {ty:?}"));
             }
             let wide = found.bytes() == 8;
@@ -264,7 +278,6 @@ impl Decoder<'_> {
         };
         let bytes = ty.bytes() * count;
         if ty == Type::Pred
-            || ty == Type::B128
             || order == Order::Acquire
             || bytes > 32
             || bytes > 16 && self.capability < 100
@@ -285,11 +298,11 @@ impl Decoder<'_> {
             Operand::Vector(list) => list.iter().find_map(|o| self.type_of(o)),
             operand => self.type_of(operand),
         }
-        .map_or(ty.bytes() == 8, |t| t.bytes() == 8);
+        .map_or(ty.bytes() == 8, |t| t.bytes() >= 8);
         let access = Access {
             place,
-            bytes: ty.bytes(),
-            count,
+            bytes: ty.bytes().min(8),
+            count: count * ty.bytes().div_ceil(8),
             signed: false,
             wide,
             narrow16: false,
@@ -343,6 +356,7 @@ impl Decoder<'_> {
             _ => return self.unknown(instruction),
         };
         let noftz = mods.take("noftz");
+        let count = self.vector(&mut mods);
         let (Some(ty), true) = (mods.ty(), mods.is_empty()) else {
             return self.unknown(instruction);
         };
@@ -350,6 +364,14 @@ impl Decoder<'_> {
         use Type::*;
         let half = matches!(ty, F16 | F16x2 | Bf16 | Bf16x2);
         let known = match op {
+            // vectors: of at most 16 bytes, in global memory
+            _ if count > 1 => {
+                self.capability >= 90
+                    && count * ty.bytes() <= 16
+                    && place != Place::Shared
+                    && (half && matches!(op, Add | Min | Max) || op == Add && ty == F32)
+            }
+            Exch | Cas if ty == B128 => self.capability >= 90,
             Add => matches!(ty, U32 | S32 | U64 | F32 | F64) || half,
             Min | Max => matches!(ty, U32 | S32 | U64 | S64),
             And | Or | Xor => matches!(ty, B32 | B64),
@@ -364,13 +386,28 @@ impl Decoder<'_> {
         let skip = usize::from(!reduction);
         self.count(instruction, 2 + skip + extra..=2 + skip + extra)?;
         let operands = &instruction.operands;
-        let d = if reduction || operands[0] == Operand::Discard {
-            NONE
-        } else {
-            self.register(&operands[0], ty)?
-        };
+        fn list(operand: &Operand) -> &[Operand] {
+            match operand {
+                Operand::Vector(list) => list,
+                operand => std::slice::from_ref(operand),
+            }
+        }
+        let (mut d, mut b) = ([NONE; 8], [NONE; 8]);
+        if !reduction && operands[0] != Operand::Discard {
+            let results = list(&operands[0]);
+            self.elements_expected(results, count)?;
+            for (row, operand) in d.iter_mut().zip(results) {
+                if *operand != Operand::Discard {
+                    *row = self.register(operand, ty)?;
+                }
+            }
+        }
         let (base, base_wide, offset) = self.address(&operands[skip])?;
-        let b = self.value(&operands[skip + 1], ty)?;
+        let values = list(&operands[skip + 1]);
+        self.elements_expected(values, count)?;
+        for (row, operand) in b.iter_mut().zip(values) {
+            *row = self.value(operand, ty)?;
+        }
         let c = if op == Cas {
             self.value(&operands[skip + 2], ty)?
         } else {
@@ -379,6 +416,7 @@ impl Decoder<'_> {
         let atomic = Atomic {
             op,
             ty,
+            count,
             place,
             d,
             base,

@@ -266,7 +266,7 @@ impl Decoder<'_> {
             return self.error(format!("{operand:?}, expected a register"));
         };
         let found = self.flat.registers[*register as usize];
-        if found == Type::Pred || (found.bytes() == 8) != (ty.bytes() == 8) {
+        if found == Type::Pred || found.bytes().max(4) != ty.bytes().max(4) {
             return self.error(format!("a register of type {found:?} for a {ty:?}"));
         }
         Ok(self.rows.of[*register as usize])
@@ -277,6 +277,7 @@ impl Decoder<'_> {
         let wide = ty.bytes() == 8;
         match operand {
             Operand::Reg(_) => self.register(operand, ty),
+            _ if ty == Type::B128 => self.error(format!("{operand:?}, expected a register")),
             Operand::Int(value) => {
                 let bits = match ty {
                     Type::F32 => (*value as f32).to_bits().into(),

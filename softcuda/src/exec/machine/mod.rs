@@ -5,7 +5,7 @@ mod violations;
 mod worker;
 
 use super::ops::*;
-use super::order::Locations;
+use super::order::{Locations, View};
 use super::races::{self, Log};
 use super::shared::Shared;
 use super::sync::{self, BarrierState};
@@ -34,6 +34,9 @@ pub(super) struct Grid<'a> {
     completed: AtomicU64,
     /// It may overlap the grid before it.
     pub waits: bool,
+    /// From which grid on all before this one are complete once a thread of it has waited for its
+    /// predecessor; unset where none did.
+    waited_from: OnceLock<usize>,
     /// What its blocks know to be complete from the start.
     known_below: usize,
     /// Sectors touched, by allocation.
@@ -42,17 +45,6 @@ pub(super) struct Grid<'a> {
     resident: u64,
     /// Where the counter of the barrier of a cooperative grid lies; 0 for other grids.
     workspace: u64,
-}
-
-impl Grid<'_> {
-    /// Grids that are known to be complete after `griddepcontrol.wait`.
-    pub fn waited_below(&self) -> usize {
-        if self.launch.concurrent {
-            0
-        } else {
-            self.index
-        }
-    }
 }
 
 /// How long nobody has made progress: instructions of rounds in which every worker had a turn. A
@@ -128,6 +120,27 @@ impl Run<'_> {
     /// Whether all grids before `index` are complete.
     pub fn complete_below(&self, index: usize) -> bool {
         self.complete.load(Ordering::Acquire) >= index
+    }
+
+    /// A thread of `grid` is past its `griddepcontrol.wait`: it knows the grid before to be complete,
+    /// and with it the one before that, unless no thread of the grid between waited for it.
+    pub fn waited(&self, grid: &Grid, view: &mut View) {
+        if grid.launch.concurrent {
+            return;
+        }
+        let first = *grid.waited_from.get_or_init(|| {
+            let Some(before) = grid.index.checked_sub(1).map(|i| &self.grids[i]) else {
+                return 0;
+            };
+            match before.waited_from.get() {
+                _ if before.launch.concurrent => before.index,
+                // it began when all before it were complete
+                _ if !before.waits => 0,
+                Some(&first) => first,
+                None => before.index,
+            }
+        });
+        view.complete(&(first..grid.index));
     }
 
     /// Something happened that others may wait for.
@@ -388,6 +401,7 @@ fn launch_with(
             triggered: AtomicU64::new(0),
             completed: AtomicU64::new(0),
             waits,
+            waited_from: OnceLock::new(),
             known_below,
             touched: (0..table.all().len()).map(|_| OnceLock::new()).collect(),
             order: (step, random.next() % blocks),

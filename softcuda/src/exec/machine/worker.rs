@@ -56,7 +56,7 @@ impl Worker {
             warp.regs.preds.clear();
             warp.regs.preds.resize(code.preds, 0);
             warp.regs.approx = run.options.approx_seed.unwrap_or(0);
-            warp.view.complete_below(grid.known_below);
+            warp.view.complete(&(0..grid.known_below));
             let local = launch.kernel.local_bytes as usize + 16;
             if local > 16 {
                 warp.local.clear();
@@ -117,7 +117,7 @@ impl Worker {
                             for i in 0..warp.splits.len() {
                                 if warp.splits[i].wait == Wait::Grid {
                                     warp.splits[i].wait = Wait::Nothing;
-                                    warp.view.complete_below(grid.waited_below());
+                                    run.waited(grid, &mut warp.view);
                                 }
                             }
                         }

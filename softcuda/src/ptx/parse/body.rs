@@ -133,9 +133,9 @@ impl<'a> Parser<'a> {
     pub(super) fn registers(&mut self, function: &mut Function) -> Result<()> {
         let name = self.word("a type")?;
         let ty = name.strip_prefix('.').and_then(Type::named);
-        let Some(ty) = ty.filter(|ty| *ty != Type::B128) else {
+        let Some(ty) = ty else {
             self.at -= 1;
-            return self.error("the type of a register of at most 64 bits");
+            return self.error("the type of a register");
         };
         loop {
             let name = self.word("a register")?.to_owned();
