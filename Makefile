@@ -23,7 +23,7 @@ RELEASE = $${CARGO_TARGET_DIR:-target}/release
 help:
 	@echo 'make demo     answer problems with the small pair in models/demo, five ways side by side'
 	@echo 'make test     formatting, lints, tests, doc tests, one short pass over every bench'
-	@echo 'make test-long the kernels at long contexts, and wide models layer by layer: minutes'
+	@echo 'make test-long whole steps in every order, long contexts, wide models layer by layer: two hours'
 	@echo 'make test-ray mine over a local Ray cluster, and lose a worker on the way'
 	@echo 'make bench    all benches, timed, and a page of their figures in target/criterion/summary.md'
 	@echo 'make bench-quick  the criterion suites in two minutes, with the same page'
@@ -47,9 +47,10 @@ test:
 		cargo test --quiet --workspace && \
 		cargo test --quiet --workspace --bench '*' -- --test
 
-# What takes minutes on the software device.
+# What takes minutes on the software device, and whether the fuzz targets compile.
 test-long:
 	CUDA_HOME="$$($(PYTHON) scripts/get_nvcc.py)" && export CUDA_HOME && \
+		cargo clippy --quiet --manifest-path fuzz/Cargo.toml -- -D warnings && \
 		cargo test --release --test cuda -- --ignored --nocapture
 
 # Ray comes into .venv, one folder per version; mining works without it.

@@ -8,7 +8,7 @@ pub fn patched(base: &[u8], patches: &[u8]) -> Vec<u8> {
         let place = usize::from(patch[0]) << 8 | usize::from(patch[1]);
         match file.get_mut(place) {
             Some(byte) => *byte = patch[2],
-            None => file.truncate(file.len() - file.len().min(place - file.len() & 0xff)),
+            None => file.truncate(file.len() - file.len().min((place - file.len()) & 0xff)),
         }
     }
     file

@@ -46,8 +46,9 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(tree) = TokenTree::new(tokens, parents) {
         let depths = tree.depths();
         assert!(tree.len() <= MAX_ROWS);
-        for node in 0..tree.len() {
-            assert_eq!(tree.path(node).len(), depths[node]);
+        assert_eq!(depths.len(), tree.len());
+        for (node, depth) in depths.into_iter().enumerate() {
+            assert_eq!(tree.path(node).len(), depth);
             assert!(tree.children(tree.parent(node)).any(|n| n == node));
         }
     }
