@@ -44,6 +44,7 @@ test:
 	$(MAKE) --no-print-directory smollm2
 	CUDA_HOME="$$($(PYTHON) scripts/get_nvcc.py)" && export CUDA_HOME && \
 		cargo clippy --quiet --workspace --all-targets -- -D warnings && \
+		RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps && \
 		cargo test --quiet --workspace && \
 		cargo test --quiet --workspace --bench '*' -- --test
 
