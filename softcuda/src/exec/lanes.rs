@@ -1,8 +1,9 @@
 //! Registers of a warp, and the loops over its 32 lanes.
 //!
 //! A 32-bit register is one row of 32 lanes, a 64-bit one two rows that hold 32 wide lanes, a
-//! 128-bit one the two 64-bit ones of its halves, a predicate one bit per lane. Instructions compute all lanes and keep those of the mask, so that
-//! the loops have a fixed length and no branch and the compiler turns them into vector code.
+//! 128-bit one the two 64-bit ones of its halves, a predicate one bit per lane. Instructions compute
+//! all lanes and keep those of the mask, so that the loops have a fixed length and no branch and the
+//! compiler turns them into vector code.
 
 use bytemuck::{Pod, Zeroable};
 
