@@ -79,15 +79,20 @@ struct Work {
         const int unit = start(blockIdx.x), block = unit / p.pairs;
         return segment(block, unit - block * p.pairs);
     }
-    // the first and the last of the workers that share a row block with this one
+    // The first and the last of the workers that share a row block with this one. Each has at most
+    // worker_units + 1 of the units between: so many workers away at least, and few more.
     __device__ int first_sharer(int block) const {
+        const int first = block * p.pairs;
         int worker = blockIdx.x;
-        while (start(worker) > block * p.pairs) worker--;
+        worker -= max(start(worker) - first, 0) / (p.worker_units + 1);
+        while (start(worker) > first) worker--;
         return worker;
     }
     __device__ int last_sharer(int block) const {
+        const int end = (block + 1) * p.pairs;
         int worker = blockIdx.x;
-        while (start(worker + 1) < (block + 1) * p.pairs) worker++;
+        worker += max(end - start(worker + 1), 0) / (p.worker_units + 1);
+        while (start(worker + 1) < end) worker++;
         return worker;
     }
 };
@@ -356,6 +361,9 @@ struct Kernel {
     }
     __device__ float* of_tiles() const { return scales() + NG * GROUP; }
 
+    // How many times a block goes over a segment: once but in prefill.
+    __device__ int subs() const { return NG > 8 ? p.block_tiles / warps_m : 1; }
+
     // ---- products ----
 
     // Requests weights j of a chunk that begins at `from`.
@@ -367,7 +375,7 @@ struct Kernel {
 
     // Requests a segment's first chunk of weights.
     __device__ void load(const Segment& s, int tile) {
-        if (tile >= p.row_tiles) return;
+        if (tile >= p.row_tiles || s.first >= s.last) return;
         const int first = s.first + wk;
         // two tiles a pair
         from = p.weights + (static_cast<size_t>(tile) * p.pairs + first) * 64 + lane;
@@ -376,25 +384,31 @@ struct Kernel {
         });
     }
 
-    // Requests the activations of a step of a segment, for a stage: some pairs of up to eight groups.
-    __device__ void copy(const Segment& s, int step, uint32_t stage) {
-        const int first = s.first + step / L::GROUP_BLOCKS * L::PAIRS;
-        if (first >= s.last) return copy_async_commit();
-        const int count = min(L::PAIRS, s.last - first) * 32;
-        const int group = step % L::GROUP_BLOCKS * L::STAGE_GROUPS;
-        const uint4* from = p.input + activation_at(p.pairs, p.first_group + group, first);
-        // a group takes up the first `count` of so many places
+    // Requests some pairs of up to eight groups from `group` on for a stage. `from`: where group 0's
+    // first pair lies; `left`: places of 16 bytes, 32 a pair, that a group has from there to the end of
+    // the segment; both for this thread, who does not count the places of those before it.
+    __device__ __forceinline__ void copy(const uint4* from, int left, int group, uint32_t stage) {
         constexpr int PLACES = L::PAIRS * 32;
-        if constexpr (L::STAGE_GROUPS == 1) {
-            from += threadIdx.x;
-            for (int i = threadIdx.x; i < count; i += blockDim.x, from += blockDim.x)
-                copy_async(stage + i * 16, from);
-        } else {
-            for (int i = threadIdx.x; i < L::STAGE_GROUPS * PLACES; i += blockDim.x) {
-                const int g = i / PLACES, at = i % PLACES;
-                if (group + g < groups && at < count)
-                    copy_async(stage + i * 16, from + activation_at(p.pairs, g, 0) + at);
+        stage += threadIdx.x * 16;
+        from += activation_at(p.pairs, group, 0);
+#pragma unroll 1
+        for (int g = 0; g < L::STAGE_GROUPS && (NG == 1 || group + g < groups); g++) {
+            if constexpr (WK > 1) {
+                // one row tile a block: so many threads
+                constexpr int THREADS = WK * 32;
+                unrolled<0, PLACES / THREADS>([&](auto i) { copy_async_of<i * THREADS>(left, stage, from); });
+            } else {
+                const char* row = reinterpret_cast<const char*>(from);
+                const unsigned step = blockDim.x * 16;
+                uint32_t to = stage;
+#pragma unroll 1
+                for (int more = min(PLACES - static_cast<int>(threadIdx.x), left); more > 0; more -= blockDim.x) {
+                    copy_async(to, row);
+                    to += step, row += step;
+                }
             }
+            stage += PLACES * 16;
+            from += activation_at(p.pairs, 1, 0);
         }
         copy_async_commit();
     }
@@ -427,7 +441,7 @@ struct Kernel {
         }
         constexpr int BYTES = L::CHUNK * PAIR_BYTES;
         const unsigned pairs = left, here = min(pairs, L::PAIRS);
-        const uint32_t full = stage + min(max(pairs / L::CHUNK, 1) - 1, L::CHUNKS) * BYTES;
+        const uint32_t full = stage + min(max(static_cast<int>(pairs / L::CHUNK) - 1, 0), L::CHUNKS) * BYTES;
         const uint32_t end = stage + (here + L::CHUNK - 1) / L::CHUNK * BYTES;
         left -= (full - stage) / PAIR_BYTES;
 #pragma unroll 1
@@ -452,26 +466,34 @@ struct Kernel {
             stage += L::STAGE_BYTES;
             return stage == ring_end ? ring : stage;
         };
-        uint32_t read = ring, written = ring + 2 * L::STAGE_BYTES;
-        copy(s, 0, ring);
-        copy(s, 1, ring + L::STAGE_BYTES);
-        int step = 2;  // whose activations are asked for next
+        uint32_t read = ring, written = ring;
+        // the activations that are asked for next, two steps ahead of the products
+        const uint4* from = p.input + activation_at(p.pairs, p.first_group, s.first) + threadIdx.x;
+        int left = (s.last - s.first) * 32 - threadIdx.x;
+        auto copy_step = [&](int block) {
+            copy(from, left, block * L::STAGE_GROUPS, written);
+            written = after(written);
+            if (block < L::GROUP_BLOCKS - 1) return;
+            from += L::PAIRS * 32;
+            left -= L::PAIRS * 32;
+        };
+        copy_step(0);
+        copy_step(1 % L::GROUP_BLOCKS);
 #pragma unroll 1
-        for (int left = s.last - s.first; left > 0; left -= L::PAIRS) {
+        for (int pairs = s.last - s.first; pairs > 0; pairs -= L::PAIRS) {
 #pragma unroll
             for (int block = 0; block < L::GROUP_BLOCKS; block++) {
                 copy_async_wait<1>();
                 __syncthreads();
-                copy(s, step++, written);
-                written = after(written);
+                copy_step((block + 2) % L::GROUP_BLOCKS);
                 const uint32_t stage = read + wk * PAIR_BYTES + lane * 16;
                 read = after(read);
                 if (!active) continue;
                 // the last block of groups reloads
                 if (block < L::GROUP_BLOCKS - 1)
-                    chunks<false>(next, stage, block * L::STAGE_GROUPS, left);
+                    chunks<false>(next, stage, block * L::STAGE_GROUPS, pairs);
                 else
-                    chunks<true>(next, stage, block * L::STAGE_GROUPS, left);
+                    chunks<true>(next, stage, block * L::STAGE_GROUPS, pairs);
             }
             next += L::PAIRS * 64;
         }
@@ -519,7 +541,7 @@ struct Kernel {
         bool last = false;
         // the barriers hand the fences of this thread on to the block's other threads
         if (threadIdx.x == 0) {
-            unsigned* const counter = p.counters + s.block * (p.block_tiles / warps_m) + sub;
+            unsigned* const counter = p.counters + s.block * subs() + sub;
             const unsigned own = s.last - s.first, all = p.pairs;
             __threadfence();
             last = atomicAdd(counter, own) + own == all;
@@ -531,7 +553,7 @@ struct Kernel {
 
     // What follows the product, for the row tiles of workers [from, to].
     template <typename Epilogue>
-    __device__ void epilogue(const Segment& s, int sub, int from, int to) {
+    __device__ void epilogue(const Linear& p, const Segment& s, int sub, int from, int to) {
         const bool is_staged = L::GROUP_BLOCKS == 1 && from != to;
         const int first_tile = s.block * p.block_tiles + sub * warps_m;
         const int tile = first_tile + wm, tile_of_block = sub * warps_m + wm;
@@ -545,12 +567,15 @@ struct Kernel {
 #pragma unroll 1
             for (int g = wk; g < count; g += WK) {
                 // of this block from its own warps, of the others from memory, in order
-                auto sum_of = [&](int worker) {
-                    if (worker == static_cast<int>(blockIdx.x)) return sum_of_warps(g);
-                    return __ldcg(partial(worker, worker == from, tile_of_block) + (first + g) * 32);
+                auto sum_of = [&](int worker, const float4* of_other) {
+                    return worker == static_cast<int>(blockIdx.x) ? sum_of_warps(g) : __ldcg(of_other);
                 };
-                float4 sum = sum_of(from);
-                for (int worker = from + 1; worker <= to; worker++) add(sum, sum_of(worker));
+                float4 sum = sum_of(from, partial(from, true, tile_of_block) + (first + g) * 32);
+                const float4* of_other = partial(from, false, tile_of_block) + (first + g) * 32;
+                for (int worker = from + 1; worker <= to; worker++) {
+                    of_other += 2 * p.block_tiles * NG * 32;
+                    add(sum, sum_of(worker, of_other));
+                }
                 const Place at{tile, p.first_group + first + g, lane, g * GROUP + lane % 4 * 2};
                 float c[4] = {sum.x, sum.y, sum.z, sum.w};
                 Epilogue::fragment(p, at, wm, warps_m, rows, scales() + first * GROUP, of_tiles(), c);
@@ -590,11 +615,14 @@ struct Kernel {
             if (!arrive(s, sub)) return;
             from = work.first_sharer(s.block), to = work.last_sharer(s.block);
         }
+        // Most blocks that share a row block do not come here, and load none of what it takes; with many
+        // rows that is little beside the rest, and costs registers that are not there.
+        const Linear& p = (&this->p)[NG < 8 ? zero_from_here() : 0];
         switch (p.epilogue) {
-            case Linear::RESIDUAL: epilogue<Residual>(s, sub, from, to); break;
-            case Linear::SWIGLU: epilogue<SwiGlu>(s, sub, from, to); break;
-            case Linear::QKV: epilogue<Qkv>(s, sub, from, to); break;
-            case Linear::LOGITS: epilogue<Logits>(s, sub, from, to); break;
+            case Linear::RESIDUAL: epilogue<Residual>(p, s, sub, from, to); break;
+            case Linear::SWIGLU: epilogue<SwiGlu>(p, s, sub, from, to); break;
+            case Linear::QKV: epilogue<Qkv>(p, s, sub, from, to); break;
+            case Linear::LOGITS: epilogue<Logits>(p, s, sub, from, to); break;
         }
     }
 
@@ -605,7 +633,7 @@ struct Kernel {
         after_previous();
         const int rows = p.rows->rows;
         if (rows <= p.first_group * GROUP) return;
-        groups = min(NG, (rows + GROUP - 1) / GROUP - p.first_group);
+        groups = min(NG, static_cast<int>((rows + GROUP - 1u) / GROUP) - p.first_group);
         if (p.input_squares)
             for (int i = threadIdx.x; i < groups * GROUP; i += blockDim.x) {
                 float sum = 0.0f;
@@ -614,17 +642,17 @@ struct Kernel {
                     for (int part = 0; part < p.input_parts; part++) sum += p.input_squares[part * MAX_ROWS + row];
                 scales()[i] = __frsqrt_rn(sum * p.inverse_width + p.eps);
             }
-        const int subs = p.block_tiles / warps_m;
         while (s.first < s.last) {
-            for (int sub = 0; sub < subs; sub++) {
+            for (int sub = 0; sub < subs(); sub++) {
                 const int tile = s.block * p.block_tiles + sub * warps_m + wm;
                 products(s, tile);
                 // where there are registers for it, the next weights are under way while this
                 // product is finished
                 if (NG >= 8) finish(s, sub);
                 const Segment done = s;
-                if (sub + 1 == subs) s = work.segment(s.block + 1, 0);
-                load(s, sub + 1 < subs ? tile + warps_m : s.block * p.block_tiles + wm);
+                const bool is_last = sub + 1 == subs();
+                if (is_last) s = work.segment(s.block + 1, 0);
+                load(s, is_last ? s.block * p.block_tiles + wm : tile + warps_m);
                 if (NG < 8) finish(done, sub);
             }
         }

@@ -57,6 +57,15 @@ __device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
+// The same, 16 AT bytes behind both, where count > AT: a predicate and no branch, lest the compiler make
+// the addresses anew for each.
+template <int AT>
+__device__ __forceinline__ void copy_async_of(int count, uint32_t to, const void* from) {
+    asm volatile("{ .reg .pred p; setp.gt.s32 p, %2, %3; @p cp.async.cg.shared.global [%0+%4], [%1+%4], 16; }" ::"r"(to),
+                 "l"(from), "r"(count), "n"(AT), "n"(AT * 16)
+                 : "memory");
+}
+
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 // Waits until at most N of this thread's groups are under way.
@@ -85,6 +94,13 @@ __device__ __forceinline__ void after_previous() {
     asm volatile("griddepcontrol.wait;" ::: "memory");
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+}
+
+// Zero, as no compiler knows: what is indexed with it is not loaded before it is made.
+__device__ __forceinline__ int zero_from_here() {
+    int zero;
+    asm volatile("mov.b32 %0, 0;" : "=r"(zero));
+    return zero;
 }
 
 // Nanoseconds of a clock that all multiprocessors share; how finely it ticks is the device's.
