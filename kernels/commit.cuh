@@ -22,9 +22,9 @@ __device__ __forceinline__ void fill_rows(Rows* to, int* paths, const Tree& tree
         for (int n = node; n >= 0; n = tree.parent[n]) depth++;
         to->token[r] = node >= 0 ? tree.token[node] : root;
         to->position[r] = length - 1 + depth;
-        to->path_at[r] = r * STEP_ROWS;
+        to->path_at[r] = r * (MAX_DEPTH + 1);
         if (chain) continue;
-        for (int n = node, i = depth; n >= 0; n = tree.parent[n]) paths[r * STEP_ROWS + --i] = length + n;
+        for (int n = node, i = depth; n >= 0; n = tree.parent[n]) paths[r * (MAX_DEPTH + 1) + --i] = length + n;
     }
     if (threadIdx.x == 0) {
         to->rows = rows;

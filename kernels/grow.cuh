@@ -4,7 +4,7 @@
 
 // Which row of the draft model's cache each node of a finished tree has: its own, if it was passed.
 __device__ __forceinline__ void keep_sources(Growing& g) {
-    for (int n = threadIdx.x; n < min(g.tree.nodes, STEP_ROWS); n += THREADS) g.source[n] = n < g.passed ? n : -1;
+    for (int n = threadIdx.x; n < g.tree.nodes; n += THREADS) g.source[n] = n < g.passed ? n : -1;
 }
 
 // Puts the children of the level's `rows` rows into the tree.

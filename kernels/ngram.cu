@@ -11,23 +11,18 @@ struct Merge {
     Tree& tree;
     int nodes;
 
-    // Nodes below `parent`, as bits of the lanes' two nodes.
-    __device__ __forceinline__ unsigned long long below(int parent) const {
-        const int lane = threadIdx.x;
-        const unsigned low = __ballot_sync(~0u, lane < nodes && tree.parent[lane] == parent);
-        const unsigned high = __ballot_sync(~0u, lane + 32 < nodes && tree.parent[lane + 32] == parent);
-        return static_cast<unsigned long long>(high) << 32 | low;
-    }
-
     // The child of `parent` with this token; a new one where there is room; -2 where there is none.
     __device__ __forceinline__ int child(int parent, int token, int children, int budget) {
         const int lane = threadIdx.x;
-        const unsigned long long siblings = below(parent);
-        const unsigned low = __ballot_sync(~0u, (siblings >> lane & 1) && tree.token[lane] == token);
-        const unsigned high = __ballot_sync(~0u, (siblings >> (lane + 32) & 1) && tree.token[lane + 32] == token);
-        if (low) return __ffs(low) - 1;
-        if (high) return __ffs(high) + 31;
-        if (__popcll(siblings) >= children || nodes >= budget) return -2;
+        int siblings = 0;
+        for (int first = 0; first < nodes; first += 32) {
+            const int node = first + lane;
+            const bool below = node < nodes && tree.parent[node] == parent;
+            const unsigned same = __ballot_sync(~0u, below && tree.token[node] == token);
+            if (same) return first + __ffs(same) - 1;
+            siblings += __popc(__ballot_sync(~0u, below));
+        }
+        if (siblings >= children || nodes >= budget) return -2;
         if (lane == 0) tree.token[nodes] = token, tree.parent[nodes] = parent;
         __syncwarp();
         return nodes++;
@@ -58,11 +53,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) ngram(const Lookup* at) {
     long long budget = 0, width = 1;
     for (int level = 0; level < depth; level++) {
         chain &= look.children[level] == 1;
-        width = min(width * look.children[level], static_cast<long long>(STEP_ROWS));
+        width = min(width * look.children[level], static_cast<long long>(MAX_NODES));
         budget += width;
     }
     if (look.most > 0) budget = look.most;
-    budget = min(budget, static_cast<long long>(STEP_ROWS - 1));
+    budget = min(budget, static_cast<long long>(MAX_NODES));
 
     Merge merge = {g.tree, 0};
     // a place's agreement, then the place

@@ -103,8 +103,8 @@ struct Sequence {
 };
 static_assert(sizeof(Sequence) == 16 + 8 * 4 + 4 * 8, "as in verify.rs");
 
-// Rows that one step has: the last committed token and the nodes below it.
-constexpr int STEP_ROWS = 64;
+// Levels of a step's tree: what a step commits, its path and one token more, fits a report of less than 1 KiB.
+constexpr int MAX_DEPTH = 63;
 
 // What a step tells the host.
 struct Report {
@@ -116,11 +116,11 @@ struct Report {
     int reserved[2];
     // when (clock_ns) draft, target pass and verification began, and when this was written
     u64 began[3], ended;
-    uint32_t token[STEP_ROWS];  // how it came to be (see came) in the upper four bits
-    float acceptability[STEP_ROWS];
-    float log_probability[STEP_ROWS];  // where they were asked for
+    uint32_t token[MAX_DEPTH + 1];  // how it came to be (see came) in the upper four bits
+    float acceptability[MAX_DEPTH + 1];
+    float log_probability[MAX_DEPTH + 1];  // where they were asked for
 };
-static_assert(sizeof(Report) == 64 + 3 * 4 * STEP_ROWS, "as in verify.rs");
+static_assert(sizeof(Report) == 64 + 3 * 4 * (MAX_DEPTH + 1), "as in verify.rs");
 
 // Why a token is committed.
 enum Came : uint32_t { BY_ALIGNMENT, BY_JUDGEMENT, AS_BONUS, AS_RESIDUAL };
@@ -200,12 +200,11 @@ struct Growing {
     int passed;
     // of each node, which row below the last committed token it was in the draft model's cache; -1
     // where it has none. Of a tree that is finished.
-    int source[STEP_ROWS];
+    int source[MAX_NODES];
     // cumulative log-probability of each node, where a tree grows best-first
     float score[MAX_NODES];
-    int unused;
 };
-static_assert(sizeof(Growing) == sizeof(Tree) + 24 + 4 * STEP_ROWS + 4 * (MAX_NODES + 1), "as in verify.rs");
+static_assert(sizeof(Growing) == sizeof(Tree) + 24 + 2 * 4 * MAX_NODES, "as in verify.rs");
 
 // How one level's children are chosen.
 struct Level {
@@ -240,6 +239,6 @@ struct Lookup {
     int shortest, longest;
     int depth;
     int most;  // nodes where levels do not bound them, or 0
-    int children[STEP_ROWS];  // of each node of a level
+    int children[MAX_DEPTH + 1];  // of each node of a level
 };
-static_assert(sizeof(Lookup) == 4 * 8 + 4 * 4 + 4 * STEP_ROWS, "as in verify.rs");
+static_assert(sizeof(Lookup) == 4 * 8 + 4 * 4 + 4 * (MAX_DEPTH + 1), "as in verify.rs");

@@ -152,8 +152,8 @@ fn speculation_on_fixtures() {
         for (what, drafter) in drafters {
             let mut device = device(&target, drafter);
             // shapes alone, then in turn, plain steps among them
-            let mut ways: Vec<Vec<Step>> = ["1", "5", "2x2x1"].map(|s| vec![greedy(s)]).into();
-            ways.push(vec![greedy("best:6x3")]);
+            let shapes = ["1", "5", "2x2x1", "best:6x3", "4x4x4x2", "best:85x3"];
+            let mut ways: Vec<Vec<Step>> = shapes.map(|s| vec![greedy(s)]).into();
             ways.push(["3", "0", "0", "2x2", "1"].map(greedy).into());
             for way in ways {
                 let shapes: Vec<String> = way.iter().map(|s| s.shape.to_string()).collect();
@@ -277,6 +277,8 @@ fn demo_pair() {
         ("2x2x1", Rule::Chain, Sampling::GREEDY, Draw::Top),
         ("best:9x4", Rule::Chain, Sampling::GREEDY, Draw::Top),
         ("best:9x4", Rule::TYPICAL, warm, Draw::Top),
+        ("best:85x3", Rule::Chain, Sampling::GREEDY, Draw::Top),
+        ("6x6x5", Rule::Chain, warm, Draw::Sampled),
         ("4", Rule::Chain, warm, Draw::Sampled),
         ("3x2x1", Rule::Chain, warm, Draw::Sampled),
         ("5", Rule::Block, warm, Draw::Sampled),
@@ -638,7 +640,8 @@ fn a_step_that_cannot_be_is_refused() {
         assert!(said.contains("before a sequence was started"), "{said}");
         device.start(&request(&[1, 2, 3], 5)).expect("a start");
         for (step, part) in [
-            (greedy("70"), "a tree of 70 nodes, expected at most 63"),
+            (greedy("16x16"), "a tree of 272 nodes, expected at most 255"),
+            (greedy("70"), "70 tokens on one path, expected at most 63"),
             (
                 Step {
                     policy: Arc::new(Policy::new(Sampling::GREEDY, Rule::Block)),

@@ -13,7 +13,7 @@ use super::linear::{Epilogue, Linear, kernel};
 use super::memory::{Buffer, Need};
 use super::plan::{Chip, GROUPS, Plan, Plans};
 use super::rows::{Slots, fit, slots, views};
-use super::sizes::{SPLIT, STEP_ROWS, Sizes, attention_record, need};
+use super::sizes::{SPLIT, Sizes, attention_record, need};
 use super::weights::{Matrix, Weights};
 use crate::judge::{Judge, Tap};
 use crate::model::{Config, Model};
@@ -196,15 +196,12 @@ impl Forward {
             Logits::Last => count - 1..count,
             Logits::All => 0..count,
         };
-        if wanted.is_empty() {
-            next.time = self.time(count)?;
+        if !wanted.is_empty() {
+            self.enqueue_head(wanted.start, wanted.len(), parts)?;
         }
-        for from in wanted.step_by(STEP_ROWS) {
-            let some = STEP_ROWS.min(count - from);
-            self.enqueue_head(from, some, parts)?;
-            next.time += self.time(count)?;
-            next.logits.extend(self.logits_of(some)?);
-            self.timer.start()?;
+        next.time = self.time(count)?;
+        if !wanted.is_empty() {
+            next.logits = self.logits_of(wanted.len())?;
         }
         if want.hidden {
             next.last_hidden = self.last_hidden(count, parts)?;
@@ -221,13 +218,12 @@ impl Forward {
     }
 
     /// Enqueues a pass over the rows that [`Forward::rows`] and [`Forward::paths`] describe on the
-    /// device, at most `most_rows` (1 to 256; 1 to [`STEP_ROWS`] with `logits`). From the host it
-    /// reads nothing but constants, so it may be captured and replayed; `most_rows` chooses grids
+    /// device, at most `most_rows` (1 to 256). From the host it reads nothing but constants, so it may be captured and replayed; `most_rows` chooses grids
     /// and kernels, and moves no bit of any row. A pass of no rows does nothing.
     ///
     /// Keys and values of row r go to slot `base + r`, its state after the last layer to
     /// [`Forward::stream`], and with `logits` those of row r and their bests to row `r + logits_at`
-    /// of [`Forward::logits`] and [`Forward::bests`], which must lie below [`STEP_ROWS`].
+    /// of [`Forward::logits`] and [`Forward::bests`], which must lie below 256.
     /// With a `judge`, which [`Forward::bring_judge`] has brought, its products are left where
     /// [`Forward::judge_dots`] and [`Forward::judge_products`] say. `began` is the address of a u64 that
     /// is told when the pass began, in nanoseconds of the device's clock; 0: none.
@@ -238,7 +234,7 @@ impl Forward {
         judge: Option<&Judge>,
         began: u64,
     ) -> Result<(), DeviceError> {
-        assert!((1..=MAX_ROWS).contains(&most_rows) && (!logits || most_rows <= STEP_ROWS));
+        assert!((1..=MAX_ROWS).contains(&most_rows));
         let parts = self.enqueue_layers(most_rows, judge, began, |_| Ok(()))?;
         match logits {
             true => self.enqueue_head(0, most_rows, parts),
@@ -618,7 +614,7 @@ impl Forward {
         self.capacity
     }
 
-    /// f32 \[STEP_ROWS, logits_stride\]: logits of a pass's rows.
+    /// f32 \[256, logits_stride\]: logits of a pass's rows.
     pub fn logits(&self) -> &Buffer {
         &self.logits
     }
@@ -628,7 +624,7 @@ impl Forward {
         self.model.config.vocab_size.next_multiple_of(GROUP)
     }
 
-    /// [`Best`](super::layout::Best) \[STEP_ROWS, best_parts\]: the two best logits of each part of a row, parts in
+    /// [`Best`](super::layout::Best) \[256, best_parts\]: the two best logits of each part of a row, parts in
     /// ascending order of their tokens.
     pub fn bests(&self) -> &Buffer {
         &self.best

@@ -29,7 +29,7 @@ pub use forward::{Forward, chip};
 pub use graph::{Event, Graph};
 pub use memory::{Buffer, Need, Pinned};
 pub use plan::Plans;
-pub use sizes::{STEP_ROWS, need};
+pub use sizes::need;
 pub use weights::{LayerWeights, Matrix, Weights};
 
 use super::sequence::{Tickets, check_context, check_judge, check_pass, check_step};

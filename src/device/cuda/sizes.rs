@@ -7,8 +7,6 @@ use super::plan::{Chip, MAX_PARTS, Plan, Plans};
 use super::weights::Weights;
 use crate::model::{Config, Model};
 
-/// Rows whose logits lie on the device at a time: those of a step.
-pub const STEP_ROWS: usize = 64;
 /// Most bytes of attention's partial states; what needs more is launched in parts.
 const ATTENTION_PARTIALS: usize = 64 << 20;
 /// Positions of a split of attention.
@@ -56,8 +54,8 @@ impl Sizes {
             attention: ATTENTION_PARTIALS
                 .max(attention_record(c) * 8 * c.kv_heads * capacity.div_ceil(SPLIT)),
             arrived: 4 * row_groups * c.kv_heads,
-            logits: 4 * STEP_ROWS * c.vocab_size.next_multiple_of(GROUP),
-            best: size_of::<Best>() * STEP_ROWS * plans.head.parts(),
+            logits: 4 * MAX_ROWS * c.vocab_size.next_multiple_of(GROUP),
+            best: size_of::<Best>() * MAX_ROWS * plans.head.parts(),
             hidden: 4 * MAX_ROWS * c.hidden_size,
             angles: 4 * capacity * c.head_dim,
         }

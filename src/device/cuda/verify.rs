@@ -1,13 +1,14 @@
 //! The structs of step.cuh: what the verify and draft kernels read and write.
 
 use super::layout::MAX_ROWS;
-use super::sizes::STEP_ROWS;
 use crate::tree::TokenTree;
 use crate::verify;
 use bytemuck::{Pod, Zeroable};
 
 /// Nodes of a token tree at most: with the root they are the rows of one sweep.
 pub const MAX_NODES: usize = MAX_ROWS - 1;
+/// Levels of a step's tree at most: a path and one token more are what a report holds.
+pub const MAX_DEPTH: usize = 63;
 /// Threads of a block of verify and draft.
 pub const THREADS: usize = 256;
 /// Ids whose weights are summed at a time.
@@ -163,11 +164,9 @@ pub struct Growing {
     pub passed: i32,
     /// Where each node of a finished tree lies in the draft model's cache, below the last committed
     /// token; -1 where it does not.
-    pub source: [i32; STEP_ROWS],
+    pub source: [i32; MAX_NODES],
     /// Cumulative log-probability of each node, best-first.
     pub score: [f32; MAX_NODES],
-    /// Zero.
-    pub unused: i32,
 }
 
 /// How one level's children are chosen, see step.cuh.
@@ -230,9 +229,9 @@ pub struct Report {
     pub reserved: [i32; 2],
     pub began: [u64; 3],
     pub ended: u64,
-    pub token: [u32; STEP_ROWS],
-    pub acceptability: [f32; STEP_ROWS],
-    pub log_probability: [f32; STEP_ROWS],
+    pub token: [u32; MAX_DEPTH + 1],
+    pub acceptability: [f32; MAX_DEPTH + 1],
+    pub log_probability: [f32; MAX_DEPTH + 1],
 }
 
 /// Reports that are kept.
@@ -295,7 +294,7 @@ pub struct Lookup {
     pub longest: i32,
     pub depth: i32,
     pub most: i32,
-    pub children: [i32; STEP_ROWS],
+    pub children: [i32; MAX_DEPTH + 1],
 }
 
 const _: () = assert!(
@@ -303,13 +302,13 @@ const _: () = assert!(
     "as in step.cuh"
 );
 const _: () = assert!(
-    size_of::<Report>() == 64 + 3 * 4 * STEP_ROWS,
+    size_of::<Report>() == 64 + 3 * 4 * (MAX_DEPTH + 1),
     "as in step.cuh"
 );
 const _: () = assert!(size_of::<Commit>() == 8 * 8, "as in step.cuh");
 const _: () = assert!(size_of::<Scoring>() == 3 * 40 + 8 + 4 * 4, "as in step.cuh");
 const _: () = assert!(
-    size_of::<Lookup>() == 4 * 8 + 4 * 4 + 4 * STEP_ROWS,
+    size_of::<Lookup>() == 4 * 8 + 4 * 4 + 4 * (MAX_DEPTH + 1),
     "as in step.cuh"
 );
 const _: () = assert!(size_of::<Tree>() == 8 + 2 * 4 * MAX_NODES, "as in step.cuh");
@@ -324,7 +323,7 @@ const _: () = assert!(
     "as in step.cuh"
 );
 const _: () = assert!(
-    size_of::<Growing>() == size_of::<Tree>() + 24 + 4 * STEP_ROWS + 4 * (MAX_NODES + 1),
+    size_of::<Growing>() == size_of::<Tree>() + 24 + 2 * 4 * MAX_NODES,
     "as in step.cuh"
 );
 const _: () = assert!(size_of::<Level>() == 12 * 8 + 10 * 4, "as in step.cuh");

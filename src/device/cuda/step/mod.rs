@@ -12,9 +12,8 @@ use super::forward::Forward;
 use super::graph::Event;
 use super::judge::Parts;
 use super::memory::{Buffer, Pinned};
-use super::sizes::STEP_ROWS;
 use super::verify::{
-    Commit, Growing, Law, RING, Report, Sequence, Stream, THREADS, Teams, Verdict,
+    Commit, Growing, Law, MAX_NODES, RING, Report, Sequence, Stream, THREADS, Teams, Verdict,
 };
 use crate::device::sequence::{check_prompt, check_tokens};
 use crate::device::{
@@ -111,12 +110,12 @@ pub fn bytes(context: usize) -> usize {
         + size_of::<Sequence>()
         + size_of::<Growing>()
         + size_of::<Verdict>()
-        + size_of::<Law>() * STEP_ROWS
+        + size_of::<Law>() * (MAX_NODES + 1)
         + 2 * CHOSEN
 }
 
 /// Bytes of what a level's rows chose: at most as many in all as there are nodes, twice.
-const CHOSEN: usize = 4 * STEP_ROWS * (STEP_ROWS + 1);
+const CHOSEN: usize = 4 * (MAX_NODES + 1) * (MAX_NODES + 2);
 
 impl Stepper {
     /// For a target with `context` positions and what drafts for it, whose models' buffers live as
@@ -140,7 +139,7 @@ impl Stepper {
             stop: new("stop tokens", 4 * MAX_STOPS)?,
             growing: new("growing tree", size_of::<Growing>())?,
             verdict: new("verdict", size_of::<Verdict>())?,
-            laws: new("draft laws", size_of::<Law>() * STEP_ROWS)?,
+            laws: new("draft laws", size_of::<Law>() * (MAX_NODES + 1))?,
             chosen: new("chosen children", CHOSEN)?,
             chosen_score: new("scores of chosen children", CHOSEN)?,
             workspaces: Vec::new(),
@@ -327,7 +326,7 @@ impl Stepper {
         for (to, word) in to.iter_mut().zip(words) {
             *to = word.load(Ordering::Acquire);
         }
-        let count = (report.committed.max(0) as usize).min(STEP_ROWS);
+        let count = (report.committed.max(0) as usize).min(report.token.len());
         self.length += count;
         target.len = self.length - 1;
         let result = match report.error {

@@ -7,9 +7,8 @@ use crate::device::cuda::forward::Forward;
 use crate::device::cuda::graph::Graph;
 use crate::device::cuda::judge::{Parts, rides};
 use crate::device::cuda::memory::Buffer;
-use crate::device::cuda::sizes::STEP_ROWS;
 use crate::device::cuda::verify::{
-    self, Level, Lookup, MAX_NODES, Policy, Sampling, Scoring, ScoringTap, Sequence, THREADS,
+    self, Level, Lookup, MAX_DEPTH, MAX_NODES, Policy, Sampling, Scoring, ScoringTap, Sequence, THREADS,
     Teams, Verification,
 };
 use crate::device::{DeviceError, Draw, Step};
@@ -210,7 +209,7 @@ impl Stepper {
     /// How prompt lookup grows a tree of this shape.
     fn lookup(&self, ngram: &Ngram, shape: &Shape, target: &Forward) -> Lookup {
         let branching = branching(shape);
-        let mut children = [0; STEP_ROWS];
+        let mut children = [0; MAX_DEPTH + 1];
         for (to, &of_level) in children.iter_mut().zip(&branching) {
             *to = of_level as i32;
         }
@@ -373,7 +372,7 @@ fn branching(shape: &Shape) -> Vec<usize> {
         Shape::Chain(gamma) => vec![1; *gamma],
         Shape::Levels(branching) => branching.clone(),
         // a step's tree is no deeper than it has nodes
-        Shape::BestFirst { nodes, depth } => vec![*nodes; (*depth).min(STEP_ROWS - 1)],
+        Shape::BestFirst { nodes, depth } => vec![*nodes; (*depth).min(*nodes)],
     }
 }
 
@@ -382,11 +381,16 @@ fn check(step: &Step, drafting: &Drafting) -> Result<(), DeviceError> {
     step.policy.check().map_err(VerifyError::from)?;
     step.draft_sampling.check().map_err(VerifyError::from)?;
     let (shape, rule) = (&step.shape, step.policy.rule);
-    if shape.nodes() >= STEP_ROWS {
+    if shape.nodes() > MAX_NODES {
         return Err(DeviceError::Draft(format!(
-            "a tree of {} nodes, expected at most {} (on CUDA)",
-            shape.nodes(),
-            STEP_ROWS - 1
+            "a tree of {} nodes, expected at most {MAX_NODES} (on CUDA)",
+            shape.nodes()
+        )));
+    }
+    let levels = branching(shape).len();
+    if levels > MAX_DEPTH {
+        return Err(DeviceError::Draft(format!(
+            "a draft of {levels} tokens on one path, expected at most {MAX_DEPTH} (on CUDA)"
         )));
     }
     if let (Shape::BestFirst { nodes, depth }, Drafting::Model(_)) = (shape, drafting) {
@@ -475,6 +479,3 @@ fn scoring(judge: &Parts, target: &Forward, draft: Option<&Forward>) -> (Scoring
 pub(super) fn dynamic_shared(gpu: &Gpu) -> usize {
     verify::dynamic_shared(gpu.properties().shared_bytes)
 }
-
-// a tree that the kernels hold is larger than any that a step drafts
-const _: () = assert!(STEP_ROWS <= MAX_NODES);
