@@ -279,12 +279,27 @@ fn open(values: &[(&str, &str)]) -> Result<*mut gavel_engine, (i32, String)> {
 fn what_is_wrong_is_said_with_a_code_and_a_message() {
     let (target, draft) = (demo("target"), demo("draft"));
     type Values<'a> = &'a [(&'a str, &'a str)];
-    let cases: [(Values<'_>, i32, &str); 5] = [
+    let cases: [(Values<'_>, i32, &str); 8] = [
         (&[], GAVEL_INVALID, "'model' is not set"),
         (
             &[("model", "/no/such/folder")],
             GAVEL_FAILED,
             "/no/such/folder",
+        ),
+        (
+            &[("model", target.as_str()), ("draft", "/no/such/folder")],
+            GAVEL_FAILED,
+            "/no/such/folder",
+        ),
+        (
+            &[("model", target.as_str()), ("draft", "self:x")],
+            GAVEL_INVALID,
+            "'x' is no number of layers",
+        ),
+        (
+            &[("model", target.as_str()), ("draft", "self:99")],
+            GAVEL_INVALID,
+            "cannot be cut to 99 layers",
         ),
         (
             &[("model", target.as_str()), ("device", "gpu")],
@@ -325,16 +340,52 @@ fn what_is_wrong_is_said_with_a_code_and_a_message() {
         assert_eq!(status, GAVEL_INVALID);
         assert!(last_error().contains("engine: found NULL"));
     }
-    let engine = open(&[("model", &target), ("draft", &draft)]).expect("an engine");
-    for (name, value, message) in [
-        ("device", "cpu", "option 'device' is the engine's"),
-        ("rule", "chian", "rule 'chian' is unknown"),
-        ("gamma", "x", "option 'gamma' is 'x'"),
-        ("guard", "400000", "option 'guard' has '400000'"),
-        ("chat", "yes", "expected 0 or 1"),
-        ("top-p", "2", "top-p is 2"),
-    ] {
-        let options = options(&[(name, value)]);
+    // the small model as the target, so that the pair's judge is another target's
+    let engine = open(&[("model", &draft), ("draft", "ngram")]).expect("an engine");
+    let judge = demo("judge.safetensors");
+    let cases: [(Values<'_>, i32, &str); 11] = [
+        (
+            &[("device", "cpu")],
+            GAVEL_INVALID,
+            "option 'device' is the engine's",
+        ),
+        (
+            &[("rule", "chian")],
+            GAVEL_INVALID,
+            "rule 'chian' is unknown",
+        ),
+        (
+            &[("rule", "block"), ("tree", "2x1")],
+            GAVEL_INVALID,
+            "verifies chains, found the tree 2x1",
+        ),
+        (
+            &[("judge", &judge)],
+            GAVEL_INVALID,
+            "the judge does not fit: width of the target",
+        ),
+        (
+            &[("judge", "/no/judge")],
+            GAVEL_FAILED,
+            "/no/judge: cannot be read",
+        ),
+        (&[("gamma", "x")], GAVEL_INVALID, "option 'gamma' is 'x'"),
+        (&[("gamma", "0")], GAVEL_INVALID, "0 is no number of nodes"),
+        (
+            &[("draw", "best")],
+            GAVEL_INVALID,
+            "'best': expected sample or top",
+        ),
+        (
+            &[("guard", "400000")],
+            GAVEL_INVALID,
+            "option 'guard' has '400000'",
+        ),
+        (&[("chat", "yes")], GAVEL_INVALID, "expected 0 or 1"),
+        (&[("top-p", "2")], GAVEL_INVALID, "top-p is 2"),
+    ];
+    for (values, code, message) in cases {
+        let options = options(values);
         // SAFETY: made above.
         let status = unsafe {
             let prompt = c"a".as_ptr();
@@ -343,8 +394,12 @@ fn what_is_wrong_is_said_with_a_code_and_a_message() {
             gavel_options_free(options);
             status
         };
-        assert_eq!(status, GAVEL_INVALID, "{name}={value}");
-        assert!(last_error().contains(message), "{name}: {}", last_error());
+        assert_eq!(status, code, "{values:?}: {}", last_error());
+        assert!(
+            last_error().contains(message),
+            "{values:?}: {}",
+            last_error()
+        );
     }
     // another thread has failed at nothing
     std::thread::spawn(|| assert_eq!(last_error(), ""))

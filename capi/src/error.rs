@@ -1,6 +1,8 @@
 //! What every function has in common: codes, each thread's last message, version.
 
 use gavel::device::DeviceError;
+use gavel::draft::DrafterError;
+use gavel::model::{ModelError, TokenizerError};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 use std::fmt::Display;
@@ -93,6 +95,19 @@ impl From<DeviceError> for Error {
         Error {
             status,
             message: error.to_string(),
+        }
+    }
+}
+
+impl From<DrafterError> for Error {
+    fn from(error: DrafterError) -> Error {
+        match error {
+            DrafterError::Layers { .. }
+            | DrafterError::Model(ModelError::Layers { .. })
+            | DrafterError::Tokenizer(TokenizerError::Differ { .. }) => {
+                Error::invalid(error.to_string())
+            }
+            _ => Error::failed(error),
         }
     }
 }

@@ -80,12 +80,14 @@ pub fn main() -> ExitCode {
 /// Whether the user's input or usage is at fault, rather than the machine.
 fn is_input(error: &anyhow::Error) -> bool {
     use gavel::experiment::ExperimentError;
-    use gavel::{bench, device, eval, judge, mine, model, task, tree, verify};
+    use gavel::{bench, device, draft, engine, eval, judge, mine, model, task, tree, verify};
     error.chain().any(|cause| {
         cause.is::<Usage>()
             || cause.is::<model::ModelError>()
             || cause.is::<model::TokenizerError>()
             || cause.is::<model::ChatError>()
+            || cause.is::<draft::DrafterError>()
+            || cause.is::<engine::StepError>()
             || cause.is::<judge::JudgeError>()
             || cause.is::<judge::samples::SamplesError>()
             || cause.is::<judge::train::TrainError>()
