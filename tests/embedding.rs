@@ -143,12 +143,8 @@ fn gavel_h_is_what_cbindgen_makes_of_the_sources() {
     );
 }
 
-#[test]
-fn programs_in_c_and_cpp_are_built_from_a_release_and_run() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let release = release(folder.path());
-
-    let program = compile("cc", "generate.c", &release, folder.path());
+/// generate.c, built into this program, says what the command says.
+fn generates(program: &Path) {
     let mut command = Command::new(program);
     command
         .args([demo("target"), demo("draft"), demo("judge.safetensors")])
@@ -166,17 +162,28 @@ fn programs_in_c_and_cpp_are_built_from_a_release_and_run() {
         said.contains(" 0 judged, ") && said.contains(" on cpu"),
         "{said}"
     );
+}
 
-    // an engine with a forward pass of its own, on the software device
-    let program = compile("c++", "verifier.cpp", &release, folder.path());
-    let mut command = Command::new(&program);
+/// verifier.cpp, built into this program: an engine with a forward pass of its own, on the software
+/// device, which it finds in `folder`.
+fn verifies(program: &Path, folder: &Path) {
+    let mut command = Command::new(program);
     command.arg(demo("judge.safetensors"));
-    process::use_driver(&mut command, folder.path(), &process::softcuda());
+    process::use_driver(&mut command, folder, &process::softcuda());
     let (text, _) = run(&mut command);
     assert!(text.contains("host and device agree"), "{text}");
     for none in [" 0 nodes", " 0 of them"] {
         assert!(!text.contains(none), "{text}");
     }
+}
+
+#[test]
+fn programs_in_c_and_cpp_are_built_from_a_release_and_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let release = release(folder.path());
+    generates(&compile("cc", "generate.c", &release, folder.path()));
+    let program = compile("c++", "verifier.cpp", &release, folder.path());
+    verifies(&program, folder.path());
 
     // the library starts where there is no driver, and says so
     let mut command = Command::new(&program);
@@ -199,11 +206,15 @@ fn a_cmake_project_finds_the_release() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let release = release(folder.path());
-    let source = root().join("examples/generate.c");
     let project = format!(
-        "cmake_minimum_required(VERSION 3.16)\nproject(embedding C)\nfind_package(gavel 0.1 REQUIRED)\n\
-         add_executable(generate \"{}\")\ntarget_link_libraries(generate PRIVATE gavel::gavel)\n",
-        source.display()
+        "cmake_minimum_required(VERSION 3.16)\n\
+         project(embedding C CXX)\n\
+         find_package(gavel 0.1 REQUIRED)\n\
+         add_executable(generate \"{examples}/generate.c\")\n\
+         add_executable(verifier \"{examples}/verifier.cpp\")\n\
+         target_link_libraries(generate gavel::gavel)\n\
+         target_link_libraries(verifier gavel::gavel)\n",
+        examples = root().join("examples").display()
     );
     std::fs::write(folder.path().join("CMakeLists.txt"), project).expect("a project");
     let build = folder.path().join("build");
@@ -211,8 +222,8 @@ fn a_cmake_project_finds_the_release() {
     configure.arg("-S").arg(folder.path()).arg("-B").arg(&build);
     run(configure.arg(format!("-DCMAKE_PREFIX_PATH={}", release.display())));
     run(Command::new("cmake").arg("--build").arg(&build));
-    let output = Command::new(build.join("generate")).output();
-    assert_eq!(output.expect("a process").status.code(), Some(2)); // its usage
+    generates(&build.join("generate"));
+    verifies(&build.join("verifier"), folder.path());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What a function came to: one of the GAVEL_* codes below. Unknown ones are failures.
+/// What a function came to: one of the codes from GAVEL_OK to GAVEL_PANIC. Unknown ones are failures.
 pub type gavel_status = i32;
 
 /// Done.

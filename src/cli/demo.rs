@@ -131,6 +131,7 @@ fn contenders(
             name: match (shape.depth(), rule) {
                 (0, _) => name.to_owned(),
                 (_, Rule::Chain) => format!("{name} {shape}"),
+                (_, Rule::Judge { theta }) => format!("chain {shape}, judge {theta:.4}"),
                 _ => format!("chain {shape}, {rule}"),
             },
             step: Step {

@@ -71,10 +71,23 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("gavel: {error:#}");
+            eprintln!("gavel: {}", said(&error));
             ExitCode::from(if is_input(&error) { 2 } else { 1 })
         }
     }
+}
+
+/// An error and its causes, without those that the one before has said already.
+fn said(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.ends_with(&cause) {
+            said += &format!(": {cause}");
+        }
+    }
+    said
 }
 
 /// Whether the user's input or usage is at fault, rather than the machine.
