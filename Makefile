@@ -9,6 +9,7 @@ FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 1800
 SOAK_DEVICE ?= cpu
 RAY ?= ray==2.60.0
+CMAKE ?= cmake==4.2.3
 
 # the criterion suites, one a subject, and where their figures lie
 SUITES = --bench pass --bench linear --bench attention --bench verify --bench scores \
@@ -37,12 +38,13 @@ help:
 demo:
 	cargo run --release -- demo
 
-# The cheap checks come first. nvcc is the user's own or is fetched. `--test` makes each bench run
-# once, untimed, in the profile of the tests: nothing is compiled twice.
-test:
+# The cheap checks come first. nvcc and CMake are the user's own or are fetched. `--test` makes each
+# bench run once, untimed, in the profile of the tests: nothing is compiled twice.
+test: $(if $(shell command -v cmake 2>/dev/null),,.venv/$(CMAKE))
 	cargo fmt --all --check
 	$(MAKE) --no-print-directory smollm2
 	CUDA_HOME="$$($(PYTHON) scripts/get_nvcc.py)" && export CUDA_HOME && \
+		PATH="$$PATH:$$(echo $(CURDIR)/.venv/$(CMAKE)/lib/*/site-packages/cmake/data/bin)" && export PATH && \
 		cargo clippy --quiet --workspace --all-targets -- -D warnings && \
 		RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps && \
 		cargo test --quiet --workspace && \
@@ -54,14 +56,14 @@ test-long:
 		cargo clippy --quiet --manifest-path fuzz/Cargo.toml -- -D warnings && \
 		cargo test --release --test cuda -- --ignored --nocapture
 
-# Ray comes into .venv, one folder per version; mining works without it.
 test-ray: .venv/$(RAY)
 	cargo build --release
 	.venv/$(RAY)/bin/python scripts/test_mine_on_ray.py $${CARGO_TARGET_DIR:-target}/release/gavel
 
-.venv/$(RAY):
+# What comes from PyPI, one folder per version: Ray, which mining works without, and CMake.
+.venv/%:
 	$(PYTHON) -m venv .venv/making
-	.venv/making/bin/python -m pip install -q --disable-pip-version-check $(RAY)
+	.venv/making/bin/python -m pip install -q --disable-pip-version-check $*
 	mv .venv/making $@
 
 bench: smollm2

@@ -5,7 +5,7 @@
 use gavel::device::{Committed, Device, Request, Setup, Step, TokenReason, cpu::Cpu};
 use gavel::draft::Drafter;
 use gavel::engine::{TextOutput, generate};
-use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
+use gavel::model::{ChatTemplate, Model, Tokenizer};
 use gavel::tree::Shape;
 use gavel::verify::{Policy, Rule, Sampling};
 use std::ops::ControlFlow;
@@ -22,7 +22,7 @@ pub fn answer(
     let draft = Arc::new(Model::open(draft)?);
     let tokenizer = Tokenizer::open(&target.dir)?;
     let template = ChatTemplate::open(&target.dir)?.ok_or("the model has no chat template")?;
-    let text = template.render(&[Message::new("user", question)], true)?;
+    let text = template.ask(None, question)?;
 
     let mut device = Cpu::open(&Setup {
         context: target.config.max_positions.min(1024),

@@ -9,7 +9,7 @@
 //! use gavel::device::{Request, Setup, Step, cpu::Cpu};
 //! use gavel::draft::Drafter;
 //! use gavel::engine::generate;
-//! use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
+//! use gavel::model::{ChatTemplate, Model, Tokenizer};
 //! use gavel::tree::Shape;
 //! use gavel::verify::{Policy, Rule, Sampling};
 //! use std::{ops::ControlFlow, path::Path, sync::Arc};
@@ -20,7 +20,7 @@
 //! let tokenizer = Tokenizer::open(&target.dir)?;
 //! let template = ChatTemplate::open(&target.dir)?.ok_or("no chat template")?;
 //! let question = "Finn has 43 cards. Finn buys 24 more. How many cards does Finn have now?";
-//! let text = template.render(&[Message::new("user", question)], true)?;
+//! let text = template.ask(None, question)?;
 //!
 //! let mut device = Cpu::open(&Setup {
 //!     target: target.clone(),
@@ -49,8 +49,9 @@
 //! Where to go from there:
 //!
 //! - another device: [`device::cuda::Cuda::open`] in place of [`device::cpu::Cpu::open`]
-//! - trees, n-gram lookup, the target's own layers: [`tree::Shape`], [`draft::Drafter`]
-//! - what is accepted: [`verify::Rule`]; a trained judge: [`judge::Judge`] and
+//! - trees, n-gram lookup, the target's own layers: [`tree::Shape`], [`draft::Drafter`]; all of it by
+//!   the names that users know: [`draft::Drafter::open`], [`engine::DraftOptions`]
+//! - what is accepted: [`verify::Rule`]; a trained judge: [`judge::Judge::open`] and
 //!   [`verify::Rule::with_judge`], set as [`device::Step::judge`]
 //! - text as it is made, and stop strings: [`engine::TextOutput`]; draft lengths chosen on the way:
 //!   [`engine::AdaptiveGamma`]

@@ -191,6 +191,14 @@ impl Shape {
     /// Plain decoding.
     pub const NONE: Shape = Shape::Chain(0);
 
+    /// A chain of `gamma` nodes as a user asks for it, which is one that drafts.
+    ///
+    /// # Errors
+    /// For 0, and for more than fit one pass.
+    pub fn chain(gamma: usize) -> Result<Shape, ShapeError> {
+        gamma.to_string().parse()
+    }
+
     /// Depth of the tree, the gamma of a chain.
     pub fn depth(&self) -> usize {
         match self {

@@ -327,6 +327,7 @@ fn wrong_usage_and_input_end_with_code_2_and_say_what_was_expected() {
         let (shown, message) = expect(2, &args);
         assert!(message.contains(expected), "gavel {args:?}: {message}");
         assert!(!message.contains("panicked"), "{message}");
+        assert!(message.matches("(os error").count() < 2, "{message}");
         assert_eq!(shown, "", "gavel {args:?}");
     }
     assert!(!Path::new(&out).exists(), "a failed run left a file");

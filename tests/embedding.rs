@@ -143,12 +143,8 @@ fn gavel_h_is_what_cbindgen_makes_of_the_sources() {
     );
 }
 
-#[test]
-fn programs_in_c_and_cpp_are_built_from_a_release_and_run() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let release = release(folder.path());
-
-    let program = compile("cc", "generate.c", &release, folder.path());
+/// generate.c, built into this program, says what the command says.
+fn generates(program: &Path) {
     let mut command = Command::new(program);
     command
         .args([demo("target"), demo("draft"), demo("judge.safetensors")])
@@ -166,17 +162,28 @@ fn programs_in_c_and_cpp_are_built_from_a_release_and_run() {
         said.contains(" 0 judged, ") && said.contains(" on cpu"),
         "{said}"
     );
+}
 
-    // an engine with a forward pass of its own, on the software device
-    let program = compile("c++", "verifier.cpp", &release, folder.path());
-    let mut command = Command::new(&program);
+/// verifier.cpp, built into this program: an engine with a forward pass of its own, on the software
+/// device, which it finds in `folder`.
+fn verifies(program: &Path, folder: &Path) {
+    let mut command = Command::new(program);
     command.arg(demo("judge.safetensors"));
-    process::use_driver(&mut command, folder.path(), &process::softcuda());
+    process::use_driver(&mut command, folder, &process::softcuda());
     let (text, _) = run(&mut command);
     assert!(text.contains("host and device agree"), "{text}");
     for none in [" 0 nodes", " 0 of them"] {
         assert!(!text.contains(none), "{text}");
     }
+}
+
+#[test]
+fn programs_in_c_and_cpp_are_built_from_a_release_and_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let release = release(folder.path());
+    generates(&compile("cc", "generate.c", &release, folder.path()));
+    let program = compile("c++", "verifier.cpp", &release, folder.path());
+    verifies(&program, folder.path());
 
     // the library starts where there is no driver, and says so
     let mut command = Command::new(&program);
@@ -199,11 +206,15 @@ fn a_cmake_project_finds_the_release() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let release = release(folder.path());
-    let source = root().join("examples/generate.c");
     let project = format!(
-        "cmake_minimum_required(VERSION 3.16)\nproject(embedding C)\nfind_package(gavel 0.1 REQUIRED)\n\
-         add_executable(generate \"{}\")\ntarget_link_libraries(generate PRIVATE gavel::gavel)\n",
-        source.display()
+        "cmake_minimum_required(VERSION 3.16)\n\
+         project(embedding C CXX)\n\
+         find_package(gavel 0.1 REQUIRED)\n\
+         add_executable(generate \"{examples}/generate.c\")\n\
+         add_executable(verifier \"{examples}/verifier.cpp\")\n\
+         target_link_libraries(generate gavel::gavel)\n\
+         target_link_libraries(verifier gavel::gavel)\n",
+        examples = root().join("examples").display()
     );
     std::fs::write(folder.path().join("CMakeLists.txt"), project).expect("a project");
     let build = folder.path().join("build");
@@ -211,8 +222,8 @@ fn a_cmake_project_finds_the_release() {
     configure.arg("-S").arg(folder.path()).arg("-B").arg(&build);
     run(configure.arg(format!("-DCMAKE_PREFIX_PATH={}", release.display())));
     run(Command::new("cmake").arg("--build").arg(&build));
-    let output = Command::new(build.join("generate")).output();
-    assert_eq!(output.expect("a process").status.code(), Some(2)); // its usage
+    generates(&build.join("generate"));
+    verifies(&build.join("verifier"), folder.path());
 }
 
 #[test]
@@ -279,12 +290,27 @@ fn open(values: &[(&str, &str)]) -> Result<*mut gavel_engine, (i32, String)> {
 fn what_is_wrong_is_said_with_a_code_and_a_message() {
     let (target, draft) = (demo("target"), demo("draft"));
     type Values<'a> = &'a [(&'a str, &'a str)];
-    let cases: [(Values<'_>, i32, &str); 5] = [
+    let cases: [(Values<'_>, i32, &str); 8] = [
         (&[], GAVEL_INVALID, "'model' is not set"),
         (
             &[("model", "/no/such/folder")],
             GAVEL_FAILED,
             "/no/such/folder",
+        ),
+        (
+            &[("model", target.as_str()), ("draft", "/no/such/folder")],
+            GAVEL_FAILED,
+            "/no/such/folder",
+        ),
+        (
+            &[("model", target.as_str()), ("draft", "self:x")],
+            GAVEL_INVALID,
+            "'x' is no number of layers",
+        ),
+        (
+            &[("model", target.as_str()), ("draft", "self:99")],
+            GAVEL_INVALID,
+            "cannot be cut to 99 layers",
         ),
         (
             &[("model", target.as_str()), ("device", "gpu")],
@@ -325,16 +351,52 @@ fn what_is_wrong_is_said_with_a_code_and_a_message() {
         assert_eq!(status, GAVEL_INVALID);
         assert!(last_error().contains("engine: found NULL"));
     }
-    let engine = open(&[("model", &target), ("draft", &draft)]).expect("an engine");
-    for (name, value, message) in [
-        ("device", "cpu", "option 'device' is the engine's"),
-        ("rule", "chian", "rule 'chian' is unknown"),
-        ("gamma", "x", "option 'gamma' is 'x'"),
-        ("guard", "400000", "option 'guard' has '400000'"),
-        ("chat", "yes", "expected 0 or 1"),
-        ("top-p", "2", "top-p is 2"),
-    ] {
-        let options = options(&[(name, value)]);
+    // the small model as the target, so that the pair's judge is another target's
+    let engine = open(&[("model", &draft), ("draft", "ngram")]).expect("an engine");
+    let judge = demo("judge.safetensors");
+    let cases: [(Values<'_>, i32, &str); 11] = [
+        (
+            &[("device", "cpu")],
+            GAVEL_INVALID,
+            "option 'device' is the engine's",
+        ),
+        (
+            &[("rule", "chian")],
+            GAVEL_INVALID,
+            "rule 'chian' is unknown",
+        ),
+        (
+            &[("rule", "block"), ("tree", "2x1")],
+            GAVEL_INVALID,
+            "verifies chains, found the tree 2x1",
+        ),
+        (
+            &[("judge", &judge)],
+            GAVEL_INVALID,
+            "the judge does not fit: width of the target",
+        ),
+        (
+            &[("judge", "/no/judge")],
+            GAVEL_FAILED,
+            "/no/judge: cannot be read",
+        ),
+        (&[("gamma", "x")], GAVEL_INVALID, "option 'gamma' is 'x'"),
+        (&[("gamma", "0")], GAVEL_INVALID, "0 is no number of nodes"),
+        (
+            &[("draw", "best")],
+            GAVEL_INVALID,
+            "'best': expected sample or top",
+        ),
+        (
+            &[("guard", "400000")],
+            GAVEL_INVALID,
+            "option 'guard' has '400000'",
+        ),
+        (&[("chat", "yes")], GAVEL_INVALID, "expected 0 or 1"),
+        (&[("top-p", "2")], GAVEL_INVALID, "top-p is 2"),
+    ];
+    for (values, code, message) in cases {
+        let options = options(values);
         // SAFETY: made above.
         let status = unsafe {
             let prompt = c"a".as_ptr();
@@ -343,8 +405,12 @@ fn what_is_wrong_is_said_with_a_code_and_a_message() {
             gavel_options_free(options);
             status
         };
-        assert_eq!(status, GAVEL_INVALID, "{name}={value}");
-        assert!(last_error().contains(message), "{name}: {}", last_error());
+        assert_eq!(status, code, "{values:?}: {}", last_error());
+        assert!(
+            last_error().contains(message),
+            "{values:?}: {}",
+            last_error()
+        );
     }
     // another thread has failed at nothing
     std::thread::spawn(|| assert_eq!(last_error(), ""))

@@ -10,7 +10,7 @@ use gavel::draft::{Drafter, Ngram};
 use gavel::judge::samples::{self, Method, Prompt, Run, Sample, Shard, shards};
 use gavel::judge::{Features, Layout, Tap};
 use gavel::mine::{self, Item, Job, Labelled, Mined, Miner, Options, Reader};
-use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
+use gavel::model::{ChatTemplate, Model, Tokenizer};
 use gavel::task::Checker;
 use gavel::tree::{Shape, TokenTree};
 use gavel::verify::Guard;
@@ -185,9 +185,7 @@ impl Bench {
 
     fn prompt(&self, text: &str) -> Vec<u32> {
         let template = ChatTemplate::open(&self.target.dir).unwrap().unwrap();
-        let text = template
-            .render(&[Message::new("user", text)], true)
-            .unwrap();
+        let text = template.ask(None, text).unwrap();
         self.tokenizer.encode(&text, false).unwrap()
     }
 

@@ -7,7 +7,7 @@ use gavel::device::cpu::Cpu;
 use gavel::device::{Device, Draw, Logits, Request, Step, Want, prefill};
 use gavel::draft::{Drafter, Ngram};
 use gavel::engine::{Generation, Stats, generate};
-use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
+use gavel::model::{ChatTemplate, Model, Tokenizer};
 use gavel::tree::Shape;
 use gavel::verify::{Policy, Rule, Sampling};
 use std::ops::ControlFlow;
@@ -51,7 +51,7 @@ fn prompts(model: &Model, questions: &[String]) -> Vec<Vec<u32>> {
     let tokenizer = Tokenizer::open(&model.dir).unwrap();
     let template = ChatTemplate::open(&model.dir).unwrap().unwrap();
     let ids = |q: &String| {
-        let text = template.render(&[Message::new("user", q)], true).unwrap();
+        let text = template.ask(None, q).unwrap();
         tokenizer.encode(&text, false).unwrap()
     };
     questions.iter().map(ids).collect()

@@ -149,7 +149,7 @@ typedef struct gavel_options gavel_options;
 // context is current, by any number at a time.
 typedef struct gavel_verifier gavel_verifier;
 
-// What a function came to: one of the GAVEL_* codes below. Unknown ones are failures.
+// What a function came to: one of the codes from GAVEL_OK to GAVEL_PANIC. Unknown ones are failures.
 typedef int32_t gavel_status;
 
 // What one step of a generation added. Pointers are good until the callback returns. More members
@@ -349,7 +349,7 @@ struct gavel_options *gavel_options_new(void);
 // engine: model (needed), draft, device, context, threads. For a generation, or for all of an
 // engine's: rule, judge, at, allow-foreign-target, gamma, tree, draw, draft-temperature, guard,
 // temperature, top-k, top-p, seed, sequence, chat, system, max-tokens, ignore-eos, and stop, which
-// may be set several times. A value is looked at when it is used.
+// may be set several times. A tree goes before gamma. A value is looked at when it is used.
 //
 // # Safety
 // `options` comes from gavel_options_new; name and value are NULL or end with a zero.

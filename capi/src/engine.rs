@@ -2,14 +2,11 @@
 
 use crate::error::{Error, GAVEL_BUSY, GAVEL_PANIC, gavel_status, given, guarded, place, text};
 use crate::options::{Options, gavel_options};
-use gavel::device::{Committed, Device, Draw, Finish, Place, Request, Setup, Step, TokenReason};
-use gavel::draft::{Drafter, Ngram};
-use gavel::engine::{
-    AdaptiveGamma, Ended, GAMMAS, Generation, Stats, Steps, TextOutput, generate, guard,
-};
-use gavel::judge::{At, Judge};
-use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
-use gavel::tree::Shape;
+use gavel::device::{Committed, Device, Finish, Place, Request, Setup, TokenReason};
+use gavel::draft::Drafter;
+use gavel::engine::{DraftOptions, Ended, Generation, Stats, Steps, TextOutput, generate, guard};
+use gavel::judge::{At, Judge, JudgeError};
+use gavel::model::{ChatTemplate, Model, Tokenizer};
 use gavel::verify::{Policy, Rule, Sampling};
 use std::ffi::{CString, c_char, c_void};
 use std::ops::ControlFlow;
@@ -361,7 +358,7 @@ impl Engine {
         let at = Model::locate(model).map_err(Error::failed)?;
         let target = Arc::new(Model::open(&at).map_err(Error::failed)?);
         let tokenizer = Tokenizer::open(&target.dir).map_err(Error::failed)?;
-        let drafter = drafter(options.get("draft").unwrap_or("none"), &target, &tokenizer)?;
+        let drafter = Drafter::open(options.get("draft").unwrap_or("none"), &target)?;
         let context = options.parsed("context")?;
         let setup = Setup {
             context: context.unwrap_or_else(|| Setup::default_context(&target)),
@@ -395,12 +392,7 @@ impl Engine {
                 self.target.dir.display()
             ))
         })?;
-        let system = system.map(|text| Message::new("system", text));
-        let messages: Vec<Message> = system
-            .into_iter()
-            .chain([Message::new("user", prompt)])
-            .collect();
-        let text = template.render(&messages, true).map_err(Error::failed)?;
+        let text = template.ask(system, prompt).map_err(Error::failed)?;
         // the template writes the special tokens itself
         self.tokenizer.encode(&text, false).map_err(Error::failed)
     }
@@ -411,11 +403,7 @@ impl Engine {
         prompt: Vec<u32>,
         output: &mut Output,
     ) -> Result<(Generation, i32), Error> {
-        let step = self.step(options)?;
-        let mut steps: Box<dyn Steps> = match options.get("gamma") {
-            Some("auto") => Box::new(AdaptiveGamma::new(&step, &GAMMAS)),
-            _ => Box::new(step),
-        };
+        let mut steps = self.steps(options)?;
         let request = Request {
             prompt,
             max_tokens: options.parsed("max-tokens")?.unwrap_or(256),
@@ -456,8 +444,8 @@ impl Engine {
         Ok((generation, finish))
     }
 
-    /// The step that a generation repeats.
-    fn step(&mut self, options: &Options) -> Result<Step, Error> {
+    /// What decides the steps of a generation.
+    fn steps(&mut self, options: &Options) -> Result<Box<dyn Steps>, Error> {
         let judge = self.judge(options)?;
         let mut rule: Rule = options.parsed("rule")?.unwrap_or_default();
         if let Some(judge) = &judge {
@@ -465,13 +453,12 @@ impl Engine {
             let theta = judge.theta(at).map_err(invalid)?;
             rule = rule.with_judge(theta).map_err(invalid)?;
         }
-        let sampling = Sampling {
-            temperature: options.parsed("temperature")?.unwrap_or(0.0),
-            top_k: options.parsed("top-k")?.unwrap_or(0),
-            top_p: options.parsed("top-p")?.unwrap_or(1.0),
-        };
         let policy = Policy {
-            sampling,
+            sampling: Sampling {
+                temperature: options.parsed("temperature")?.unwrap_or(0.0),
+                top_k: options.parsed("top-k")?.unwrap_or(0),
+                top_p: options.parsed("top-p")?.unwrap_or(1.0),
+            },
             rule,
             guard: guard(
                 options.get("guard").unwrap_or(""),
@@ -480,40 +467,14 @@ impl Engine {
             )
             .map_err(|e| Error::invalid(format!("option 'guard' has {e}")))?,
         };
-        policy.check().map_err(invalid)?;
-        let shape = match (options.parsed("tree")?, options.get("gamma")) {
-            _ if matches!(self.drafter, Drafter::None) => Shape::NONE,
-            (Some(tree), _) => tree,
-            (None, None | Some("auto")) => Shape::Chain(4),
-            // read as a shape is, so that the limits are the same
-            (None, Some(gamma)) => match gamma.parse::<usize>() {
-                Ok(_) => options.parsed("gamma")?.unwrap_or(Shape::NONE),
-                Err(e) => return Err(Error::invalid(format!("option 'gamma' is '{gamma}': {e}"))),
-            },
+        let draft = DraftOptions {
+            gamma: options.parsed("gamma")?,
+            tree: options.parsed("tree")?,
+            draw: options.parsed("draw")?,
+            temperature: options.parsed("draft-temperature")?,
         };
-        let step = Step::new(shape, policy);
-        let temperature = options.parsed("draft-temperature")?;
-        let draft_sampling = Sampling {
-            temperature: temperature.unwrap_or(sampling.temperature),
-            ..sampling
-        };
-        draft_sampling.check().map_err(invalid)?;
-        let draw = match options.get("draw") {
-            None => step.draw,
-            Some("sample") => Draw::Sampled,
-            Some("top") => Draw::Top,
-            Some(other) => {
-                return Err(Error::invalid(format!(
-                    "option 'draw' is '{other}', expected sample or top"
-                )));
-            }
-        };
-        Ok(Step {
-            draw,
-            draft_sampling,
-            judge,
-            ..step
-        })
+        let step = draft.step(&self.drafter, policy, judge).map_err(invalid)?;
+        Ok(draft.steps(step))
     }
 
     /// The judge that the options name, checked against the models.
@@ -529,12 +490,11 @@ impl Engine {
         if let Some((.., judge)) = known {
             return Ok(Some(judge.clone()));
         }
-        let judge = Judge::read(&path).map_err(Error::failed)?;
-        let draft = self.drafter.model().map(AsRef::as_ref);
-        judge
-            .check(&self.target, draft, foreign)
-            .map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
-        let judge = Arc::new(judge);
+        let judge = Judge::open(&path, &self.target, &self.drafter, foreign);
+        let judge = Arc::new(judge.map_err(|e| match e {
+            JudgeError::Misfit { .. } => invalid(e),
+            _ => Error::failed(e),
+        })?);
         self.judges.push((path, foreign, judge.clone()));
         Ok(Some(judge))
     }
@@ -542,25 +502,4 @@ impl Engine {
 
 fn invalid(error: impl std::fmt::Display) -> Error {
     Error::invalid(error.to_string())
-}
-
-/// What the option `draft` names; a model is checked against the target's vocabulary.
-fn drafter(name: &str, target: &Model, tokenizer: &Tokenizer) -> Result<Drafter, Error> {
-    if let Some(layers) = name.strip_prefix("self:") {
-        let layers = layers.parse();
-        let layers =
-            layers.map_err(|e| Error::invalid(format!("option 'draft' is '{name}': {e}")))?;
-        return Drafter::self_layers(target, layers).map_err(invalid);
-    }
-    match name {
-        "none" => Ok(Drafter::None),
-        "ngram" => Ok(Drafter::Ngram(Ngram::default())),
-        _ => {
-            let at = Model::locate(name).map_err(Error::failed)?;
-            let draft = Model::open(&at).map_err(Error::failed)?;
-            let of_draft = Tokenizer::open(&draft.dir).map_err(Error::failed)?;
-            of_draft.agrees_with(tokenizer).map_err(invalid)?;
-            Ok(Drafter::Model(Arc::new(draft)))
-        }
-    }
 }

@@ -1,12 +1,14 @@
 //! What every function has in common: codes, each thread's last message, version.
 
 use gavel::device::DeviceError;
+use gavel::draft::DrafterError;
+use gavel::model::{ModelError, TokenizerError};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What a function came to: one of the GAVEL_* codes below. Unknown ones are failures.
+/// What a function came to: one of the codes from GAVEL_OK to GAVEL_PANIC. Unknown ones are failures.
 pub type gavel_status = i32;
 
 /// Done.
@@ -93,6 +95,19 @@ impl From<DeviceError> for Error {
         Error {
             status,
             message: error.to_string(),
+        }
+    }
+}
+
+impl From<DrafterError> for Error {
+    fn from(error: DrafterError) -> Error {
+        match error {
+            DrafterError::Layers { .. }
+            | DrafterError::Model(ModelError::Layers { .. })
+            | DrafterError::Tokenizer(TokenizerError::Differ { .. }) => {
+                Error::invalid(error.to_string())
+            }
+            _ => Error::failed(error),
         }
     }
 }

@@ -126,7 +126,7 @@ pub extern "C" fn gavel_options_new() -> *mut gavel_options {
 /// engine: model (needed), draft, device, context, threads. For a generation, or for all of an
 /// engine's: rule, judge, at, allow-foreign-target, gamma, tree, draw, draft-temperature, guard,
 /// temperature, top-k, top-p, seed, sequence, chat, system, max-tokens, ignore-eos, and stop, which
-/// may be set several times. A value is looked at when it is used.
+/// may be set several times. A tree goes before gamma. A value is looked at when it is used.
 ///
 /// # Safety
 /// `options` comes from gavel_options_new; name and value are NULL or end with a zero.

@@ -2,17 +2,17 @@
 
 use super::menu::{MenuArgs, items};
 use super::progress::Progress;
-use super::setup::{DeviceArgs, Gamma, on_interrupt, read_text};
+use super::setup::{DeviceArgs, on_interrupt, read_text};
 use super::usage;
 use anyhow::{Context, bail};
 use gavel::bench::{
     self, Bench, Mode, Prompt, PromptSpec, Record, Settings, compare, of_length, pictures,
     summarise,
 };
-use gavel::engine::GAMMAS;
+use gavel::engine::{GAMMAS, Gamma};
 use gavel::eval::{self, Decoder, Menu, Row};
 use gavel::judge::At;
-use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
+use gavel::model::{ChatTemplate, Model, Tokenizer};
 use gavel::output::write_atomically;
 use gavel::tree::Shape;
 use std::io::Write;
@@ -371,7 +371,7 @@ fn prompts(
     for prompt in &chosen {
         ids.push(match &template {
             Some(template) => {
-                let text = template.render(&[Message::new("user", &*prompt.prompt)], true)?;
+                let text = template.ask(None, &prompt.prompt)?;
                 tokenizer.encode(&text, false)?
             }
             None => tokenizer.encode(&prompt.prompt, true)?,

@@ -1,7 +1,7 @@
 //! `gavel demo`: every kind of decoding side by side on the pair in `models/demo`.
 
 use super::progress::Progress;
-use super::setup::{DeviceArgs, open_draft, open_judge};
+use super::setup::DeviceArgs;
 use super::usage;
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
@@ -9,7 +9,7 @@ use gavel::device::{Device, Request, Step};
 use gavel::draft::Drafter;
 use gavel::engine::{Stats, generate};
 use gavel::judge::{At, Judge};
-use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
+use gavel::model::{ChatTemplate, Model, Tokenizer};
 use gavel::tree::Shape;
 use gavel::verify::{Policy, Rule, Sampling};
 use std::ops::ControlFlow;
@@ -62,10 +62,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let target = Arc::new(Model::open(&args.models.join("target"))?);
     let tokenizer = Tokenizer::open(&target.dir)?;
-    let draft = open_draft(&args.models.join("draft").to_string_lossy(), &target)?;
+    let drafter = Drafter::open(&args.models.join("draft").to_string_lossy(), &target)?;
     let problems = read_problems(&args.models.join("problems.jsonl"), args.problems)?;
     let prompts = prompts(&target, &tokenizer, &problems)?;
-    let drafter = Drafter::Model(draft);
     let judge = judge(&args.models, &target, &drafter, args.at)?;
     let mut device = args.device.open(target.clone(), drafter)?;
     let mut contenders = contenders(args.gamma, judge, &target, &tokenizer);
@@ -100,7 +99,7 @@ fn judge(
     if !path.is_file() {
         return Ok(None);
     }
-    let judge = open_judge(&path, target, drafter, false)?;
+    let judge = Arc::new(Judge::open(&path, target, drafter, false)?);
     let rule = Rule::Chain.with_judge(judge.theta(at)?)?;
     Ok(Some((judge, rule)))
 }
@@ -132,6 +131,7 @@ fn contenders(
             name: match (shape.depth(), rule) {
                 (0, _) => name.to_owned(),
                 (_, Rule::Chain) => format!("{name} {shape}"),
+                (_, Rule::Judge { theta }) => format!("chain {shape}, judge {theta:.4}"),
                 _ => format!("chain {shape}, {rule}"),
             },
             step: Step {
@@ -256,7 +256,7 @@ fn prompts(
     problems
         .iter()
         .map(|problem| {
-            let text = template.render(&[Message::new("user", &*problem.question)], true)?;
+            let text = template.ask(None, &problem.question)?;
             Ok(tokenizer.encode(&text, false)?)
         })
         .collect()

@@ -1,12 +1,12 @@
 //! `gavel generate`: continue a prompt.
 
 use super::progress::waiting;
-use super::setup::{DraftArgs, ModelArgs, PolicyArgs, on_interrupt, read_text, step};
+use super::setup::{DraftArgs, ModelArgs, PolicyArgs, on_interrupt, read_text};
 use super::usage;
 use anyhow::Context;
 use gavel::device::Request;
-use gavel::engine::{Ended, TextOutput, generate};
-use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
+use gavel::engine::{Ended, Gamma, TextOutput, generate};
+use gavel::model::{ChatTemplate, Model, Tokenizer};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
@@ -51,7 +51,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let drafter = args.draft.drafter(&target)?;
     let judge = args.policy.judge(&target, &drafter)?;
     let policy = args.policy.policy(judge.as_deref(), &target, &tokenizer)?;
-    let step = step(&args.draft, judge, policy)?;
+    let options = args.draft.options();
+    let step = options.step(&drafter, policy, judge)?;
     let prompt = prompt_ids(args, &target, &tokenizer)?;
     let mut device = args.model.device.open(target.clone(), drafter)?;
 
@@ -67,7 +68,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         sequence: 0,
     };
     let interrupted = on_interrupt()?;
-    let mut steps = args.draft.steps(&step);
+    let mut steps = options.steps(step.clone());
     let mut output = TextOutput::new(tokenizer.stream(), &args.stop);
     let mut text = String::new();
     let mut show = |trimmed: &str| -> std::io::Result<()> {
@@ -117,7 +118,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             "prompt_tokens": request.prompt,
             "finish": finish,
             "rule": step.policy.rule.to_string(),
-            "shape": args.draft.shape_name(&step),
+            "shape": match options.gamma {
+                Some(Gamma::Auto) => "auto".to_owned(),
+                _ => step.shape.to_string(),
+            },
             "device": device.describe(),
             "stats": generation.stats,
             "peak_memory_bytes": peak_memory(),
@@ -162,10 +166,8 @@ fn prompt_ids(args: &Args, target: &Model, tokenizer: &Tokenizer) -> anyhow::Res
             target.dir.display()
         )));
     };
-    let system = args.system.iter().map(|text| Message::new("system", text));
-    let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
     // the template writes the special tokens itself
-    Ok(tokenizer.encode(&template.render(&messages, true)?, false)?)
+    Ok(tokenizer.encode(&template.ask(args.system.as_deref(), &text)?, false)?)
 }
 
 /// The most memory that this process ever held, mapped weights included; only Linux says.

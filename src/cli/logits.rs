@@ -1,16 +1,18 @@
 //! `gavel logits`: what a model computes, for comparison with any other engine.
 
 use super::progress::Progress;
-use super::setup::{ModelArgs, end_on_interrupt, open_judge, read_text};
+use super::setup::{ModelArgs, end_on_interrupt, read_text};
 use super::usage;
 use anyhow::Context;
 use gavel::device::{Device, Logits, PassOutput, Want};
 use gavel::draft::Drafter;
+use gavel::judge::Judge;
 use gavel::output::write_atomically;
 use gavel::tree::{MAX_ROWS, TokenTree};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -50,15 +52,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let tree = args.tree.as_ref().map(|path| read_tree(path)).transpose()?;
     let target = args.model.open()?;
     let (vocab_size, hidden_size) = (target.config.vocab_size, target.config.hidden_size);
-    let judge = args.judge.as_ref();
-    let judge = judge.map(|path| open_judge(path, &target, &Drafter::None, false));
-    let judge = judge.transpose()?;
+    let open = |path| Judge::open(path, &target, &Drafter::None, false);
+    let judge = args.judge.as_deref().map(open).transpose()?;
     let mut device = args.model.device.open(target, Drafter::None)?;
     let want = Want {
         logits: Logits::All,
         hidden: true,
         taps: args.tap.clone(),
-        judge,
+        judge: judge.map(Arc::new),
     };
     let rows = ids.len() + tree.as_ref().map_or(0, TokenTree::len) + args.greedy;
     let mut progress = Progress::new(rows, "rows");

@@ -1,14 +1,15 @@
 //! Flags from which several ways to decode are made, for commands that compare them.
 
-use super::setup::{DrawArg, SamplingArgs, chain, drafter, open_judge};
+use super::setup::SamplingArgs;
 use super::usage;
 use anyhow::Context;
+use gavel::device::Draw;
 use gavel::draft::Drafter;
+use gavel::engine::DraftOptions;
 use gavel::eval::{Menu, NamedJudge};
-use gavel::judge::At;
+use gavel::judge::{At, Judge};
 use gavel::model::{Model, Tokenizer};
 use gavel::tree::Shape;
-use gavel::verify::Sampling;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -40,7 +41,7 @@ pub struct MenuArgs {
     pub judge: Vec<String>,
     /// How a model drafter chooses children: sample from its law (chains), or the best (trees)
     #[arg(long, value_name = "sample|top")]
-    pub draw: Option<DrawArg>,
+    pub draw: Option<Draw>,
     /// Temperature of the drafter [default: the target's]
     #[arg(long, value_name = "T")]
     pub draft_temperature: Option<f32>,
@@ -61,17 +62,17 @@ impl MenuArgs {
         (gammas, trees, thetas): (&[usize], &[Shape], &[At]),
     ) -> anyhow::Result<Menu> {
         let sampling = self.sampling.sampling()?;
-        let draft_sampling = Sampling {
-            temperature: self.draft_temperature.unwrap_or(sampling.temperature),
-            ..sampling
+        let options = DraftOptions {
+            draw: self.draw,
+            temperature: self.draft_temperature,
+            ..DraftOptions::default()
         };
-        draft_sampling.check()?;
         let mut drafters: Vec<(String, Drafter)> = Vec::new();
         for name in &self.draft {
-            drafters.push((name.clone(), drafter(name, target)?));
+            drafters.push((name.clone(), Drafter::open(name, target)?));
         }
         for &gamma in gammas {
-            chain(gamma)?;
+            Shape::chain(gamma)?;
         }
         let mut judges: Vec<NamedJudge> = Vec::new();
         for item in &self.judge {
@@ -84,8 +85,8 @@ impl MenuArgs {
             let mut judge = None;
             // a judge must fit every drafter whose nodes it scores
             for (_, drafter) in &drafters {
-                let opened = open_judge(&path, target, drafter, self.allow_foreign_target);
-                judge = Some(opened.with_context(|| format!("--judge {item}"))?);
+                let opened = Judge::open(&path, target, drafter, self.allow_foreign_target);
+                judge = Some(Arc::new(opened.with_context(|| format!("--judge {item}"))?));
             }
             let judge = judge.ok_or_else(|| {
                 usage(format!(
@@ -100,8 +101,8 @@ impl MenuArgs {
             trees: trees.to_vec(),
             judges,
             thetas: thetas.to_vec(),
-            draw: self.draw.map(DrawArg::draw),
-            draft_sampling,
+            draw: options.draw,
+            draft_sampling: options.sampling(sampling)?,
             sampling,
             guard: self.sampling.guard(target, tokenizer)?,
         })

@@ -71,21 +71,36 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("gavel: {error:#}");
+            eprintln!("gavel: {}", said(&error));
             ExitCode::from(if is_input(&error) { 2 } else { 1 })
         }
     }
 }
 
+/// An error and its causes, without those that the one before has said already.
+fn said(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.ends_with(&cause) {
+            said += &format!(": {cause}");
+        }
+    }
+    said
+}
+
 /// Whether the user's input or usage is at fault, rather than the machine.
 fn is_input(error: &anyhow::Error) -> bool {
     use gavel::experiment::ExperimentError;
-    use gavel::{bench, device, eval, judge, mine, model, task, tree, verify};
+    use gavel::{bench, device, draft, engine, eval, judge, mine, model, task, tree, verify};
     error.chain().any(|cause| {
         cause.is::<Usage>()
             || cause.is::<model::ModelError>()
             || cause.is::<model::TokenizerError>()
             || cause.is::<model::ChatError>()
+            || cause.is::<draft::DrafterError>()
+            || cause.is::<engine::StepError>()
             || cause.is::<judge::JudgeError>()
             || cause.is::<judge::samples::SamplesError>()
             || cause.is::<judge::train::TrainError>()

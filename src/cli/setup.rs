@@ -3,9 +3,9 @@
 use super::usage;
 use anyhow::Context;
 use clap::Args;
-use gavel::device::{Device, Draw, Place, Setup, Step};
-use gavel::draft::{Drafter, Ngram};
-use gavel::engine::{AdaptiveGamma, GAMMAS, Steps};
+use gavel::device::{Device, Draw, Place, Setup};
+use gavel::draft::Drafter;
+use gavel::engine::{DraftOptions, Gamma};
 use gavel::judge::{At, Judge};
 use gavel::model::{Model, Tokenizer};
 use gavel::tree::Shape;
@@ -57,47 +57,10 @@ pub struct DraftArgs {
     pub tree: Option<Shape>,
     /// How a model drafter chooses children: sample from its law (chains), or the best (trees)
     #[arg(long, value_name = "sample|top")]
-    pub draw: Option<DrawArg>,
+    pub draw: Option<Draw>,
     /// Temperature of the drafter [default: the target's]
     #[arg(long, value_name = "T")]
     pub draft_temperature: Option<f32>,
-}
-
-/// The length of chains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gamma {
-    Fixed(usize),
-    /// Chosen step by step.
-    Auto,
-}
-
-impl std::str::FromStr for Gamma {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Gamma, String> {
-        match text {
-            "auto" => Ok(Gamma::Auto),
-            _ => text
-                .parse()
-                .map(Gamma::Fixed)
-                .map_err(|_| format!("'{text}' is neither a number of tokens nor auto")),
-        }
-    }
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub enum DrawArg {
-    Sample,
-    Top,
-}
-
-impl DrawArg {
-    pub fn draw(self) -> Draw {
-        match self {
-            DrawArg::Sample => Draw::Sampled,
-            DrawArg::Top => Draw::Top,
-        }
-    }
 }
 
 /// What is accepted.
@@ -184,97 +147,27 @@ impl DraftArgs {
             "none" if explicit_shape => Err(usage(
                 "--gamma and --tree need a drafter: --draft DIR, ngram or self:LAYERS",
             )),
-            name => drafter(name, target),
+            name => Ok(Drafter::open(name, target)?),
         }
     }
 
-    /// The shape that each step drafts.
-    pub fn shape(&self) -> anyhow::Result<Shape> {
-        match (&self.tree, self.gamma) {
-            _ if self.draft == "none" => Ok(Shape::NONE),
-            (Some(tree), _) => Ok(tree.clone()),
-            // read as a shape is, so that the limits are the same
-            (None, Some(Gamma::Fixed(gamma))) => chain(gamma),
-            (None, Some(Gamma::Auto) | None) => Ok(Shape::Chain(4)),
+    /// The same without the drafter.
+    pub fn options(&self) -> DraftOptions {
+        DraftOptions {
+            gamma: self.gamma,
+            tree: self.tree.clone(),
+            draw: self.draw,
+            temperature: self.draft_temperature,
         }
     }
-
-    /// How reports write the shape.
-    pub fn shape_name(&self, step: &Step) -> String {
-        match self.gamma {
-            Some(Gamma::Auto) => "auto".to_owned(),
-            _ => step.shape.to_string(),
-        }
-    }
-
-    /// What decides the steps: one that is repeated, or a chooser of gamma.
-    pub fn steps(&self, step: &Step) -> Box<dyn Steps> {
-        match self.gamma {
-            Some(Gamma::Auto) => Box::new(AdaptiveGamma::new(step, &GAMMAS)),
-            _ => Box::new(step.clone()),
-        }
-    }
-}
-
-/// The shape of a chain, within the limits of shapes.
-pub fn chain(gamma: usize) -> anyhow::Result<Shape> {
-    gamma
-        .to_string()
-        .parse()
-        .with_context(|| format!("--gamma {gamma}"))
-}
-
-/// What `--draft` names; a model is checked against the target's vocabulary.
-pub fn drafter(name: &str, target: &Arc<Model>) -> anyhow::Result<Drafter> {
-    match name {
-        "none" => Ok(Drafter::None),
-        "ngram" => Ok(Drafter::Ngram(Ngram::default())),
-        _ => match name.strip_prefix("self:") {
-            Some(layers) => {
-                let layers = layers.parse().map_err(|_| {
-                    usage(format!("--draft {name}: '{layers}' is no number of layers"))
-                })?;
-                Ok(Drafter::self_layers(target, layers)?)
-            }
-            None => open_draft(name, target).map(Drafter::Model),
-        },
-    }
-}
-
-/// Opens a draft model and checks that token ids mean the same as in the target.
-pub fn open_draft(name: &str, target: &Model) -> anyhow::Result<Arc<Model>> {
-    let draft = Model::open(&Model::locate(name)?)?;
-    let (of_draft, of_target) = (Tokenizer::open(&draft.dir)?, Tokenizer::open(&target.dir)?);
-    of_draft.agrees_with(&of_target).with_context(|| {
-        format!(
-            "{} cannot draft for {}",
-            draft.dir.display(),
-            target.dir.display()
-        )
-    })?;
-    Ok(Arc::new(draft))
-}
-
-/// A judge from its file, checked against the loaded models.
-pub fn open_judge(
-    path: &Path,
-    target: &Model,
-    drafter: &Drafter,
-    allow_foreign_target: bool,
-) -> anyhow::Result<Arc<Judge>> {
-    let judge = Judge::read(path)?;
-    let draft = drafter.model().map(AsRef::as_ref);
-    judge
-        .check(target, draft, allow_foreign_target)
-        .with_context(|| format!("{}", path.display()))?;
-    Ok(Arc::new(judge))
 }
 
 impl PolicyArgs {
     /// The judge, checked against the loaded models.
     pub fn judge(&self, target: &Model, drafter: &Drafter) -> anyhow::Result<Option<Arc<Judge>>> {
-        let open = |path: &PathBuf| open_judge(path, target, drafter, self.allow_foreign_target);
-        self.judge.as_ref().map(open).transpose()
+        let open = |path| Judge::open(path, target, drafter, self.allow_foreign_target);
+        let judge = self.judge.as_deref().map(open).transpose()?;
+        Ok(judge.map(Arc::new))
     }
 
     /// Sampling, rule and guard as one.
@@ -312,30 +205,6 @@ impl SamplingArgs {
         gavel::engine::guard(&self.guard, target, tokenizer)
             .map_err(|e| usage(format!("--guard {e}")))
     }
-}
-
-/// The step that a run repeats.
-pub fn step(draft: &DraftArgs, judge: Option<Arc<Judge>>, policy: Policy) -> anyhow::Result<Step> {
-    let shape = draft.shape()?;
-    if policy.rule == Rule::Block && !shape.is_chain() {
-        return Err(usage(format!(
-            "--rule block verifies chains, found --tree {shape}; use --gamma"
-        )));
-    }
-    let draft_sampling = Sampling {
-        temperature: draft
-            .draft_temperature
-            .unwrap_or(policy.sampling.temperature),
-        ..policy.sampling
-    };
-    draft_sampling.check()?;
-    let step = Step::new(shape, policy);
-    Ok(Step {
-        draw: draft.draw.map_or(step.draw, DrawArg::draw),
-        draft_sampling,
-        judge,
-        ..step
-    })
 }
 
 /// Reads text that must be UTF-8, `-` from standard input.

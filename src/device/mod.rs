@@ -112,6 +112,23 @@ pub enum Draw {
     Top,
 }
 
+/// A name that no draw has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected sample or top")]
+pub struct UnknownDraw;
+
+impl FromStr for Draw {
+    type Err = UnknownDraw;
+
+    fn from_str(name: &str) -> Result<Draw, UnknownDraw> {
+        match name {
+            "sample" => Ok(Draw::Sampled),
+            "top" => Ok(Draw::Top),
+            _ => Err(UnknownDraw),
+        }
+    }
+}
+
 /// One decoding step: all that a device needs to know beyond its state.
 #[derive(Clone, Debug)]
 pub struct Step {

@@ -2,11 +2,13 @@
 
 mod adaptive;
 mod guard;
+mod options;
 mod stats;
 mod text;
 
 pub use adaptive::{AdaptiveGamma, GAMMAS, expected_tokens};
 pub use guard::{UnknownGuard, default_guard, guard};
+pub use options::{DraftOptions, Gamma, StepError, UnknownGamma};
 pub use stats::Stats;
 pub use text::{TextOutput, Trimmed};
 

@@ -6,7 +6,7 @@ use crate::device::{Device, DeviceError, Finish, Logits, Request, Want, prefill}
 use crate::draft::Drafter;
 use crate::engine::{Ended, TextOutput, generate};
 use crate::judge::JudgeError;
-use crate::model::{ChatError, ChatTemplate, Message, Model, Tokenizer, TokenizerError};
+use crate::model::{ChatError, ChatTemplate, Model, Tokenizer, TokenizerError};
 use crate::task::{GradeError, Grader, Problem, Task, rouge};
 use crate::tree::TokenTree;
 use std::ops::ControlFlow;
@@ -293,12 +293,8 @@ fn prompts(evaluation: &Evaluation<'_>) -> Result<Vec<Vec<u32>>, EvalError> {
         let id = || problem.id.clone();
         let ids = match &template {
             Some(template) => {
-                let system = prompting.system.iter().map(|s| Message::new("system", s));
-                let messages: Vec<Message> = system
-                    .chain([Message::new("user", &*problem.prompt)])
-                    .collect();
                 let text = template
-                    .render(&messages, true)
+                    .ask(prompting.system.as_deref(), &problem.prompt)
                     .map_err(|source| EvalError::Chat { id: id(), source })?;
                 // the template writes the special tokens itself
                 evaluation.tokenizer.encode(&text, false)

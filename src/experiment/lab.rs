@@ -7,7 +7,7 @@ use crate::judge::samples::{self, Method, Prompt, Run, Shard};
 use crate::judge::train::{self, Options, Trained};
 use crate::judge::{Features, Judge, Layout, Tap};
 use crate::mine::{self, Item, Job, Miner, Reader};
-use crate::model::{ChatTemplate, Message, Model, Tokenizer};
+use crate::model::{ChatTemplate, Model, Tokenizer};
 use crate::output::write_atomically;
 use crate::task::{Problem, Task};
 use crate::verify::Guard;
@@ -243,9 +243,7 @@ impl<'a> Lab<'a> {
         for problem in &data.problems {
             let prompt = Prompt::new(problem.line, &problem.prompt);
             if !done.contains(&prompt.key) {
-                let text = self
-                    .template
-                    .render(&[Message::new("user", &*problem.prompt)], true)?;
+                let text = self.template.ask(None, &problem.prompt)?;
                 items.push(Item {
                     prompt,
                     tokens: self.tokenizer.encode(&text, false)?,

@@ -1,9 +1,24 @@
 //! Whether a judge fits the models that are loaded.
 
 use super::{Judge, JudgeError, Layout, Tap};
+use crate::draft::Drafter;
 use crate::model::Model;
+use std::path::Path;
 
 impl Judge {
+    /// The judge of a file, for these models: [`Judge::read`], then [`Judge::check`], with the errors of both.
+    pub fn open(
+        path: &Path,
+        target: &Model,
+        drafter: &Drafter,
+        allow_foreign_target: bool,
+    ) -> Result<Judge, JudgeError> {
+        let judge = Judge::read(path)?;
+        let draft = drafter.model().map(AsRef::as_ref);
+        judge.check(target, draft, allow_foreign_target)?;
+        Ok(judge)
+    }
+
     /// Refuses a judge whose layout, widths, taps, vocabulary or fingerprints are not
     /// those of the loaded models.
     ///

@@ -147,6 +147,13 @@ impl ChatTemplate {
         }))
     }
 
+    /// The text of a question, up to where the answer begins; see [`ChatTemplate::render`].
+    pub fn ask(&self, system: Option<&str>, question: &str) -> Result<String, ChatError> {
+        let system = system.map(|text| Message::new("system", text));
+        let messages = system.into_iter().chain([Message::new("user", question)]);
+        self.render(&messages.collect::<Vec<_>>(), true)
+    }
+
     /// The text of a conversation; with `add_generation_prompt` it ends where the
     /// assistant's next turn begins.
     ///

@@ -7,7 +7,7 @@ use gavel::device::{Device, Draw, Request, Setup, Step};
 use gavel::draft::{Drafter, Ngram};
 use gavel::engine::{Ended, generate};
 use gavel::judge::{At, Judge};
-use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
+use gavel::model::{ChatTemplate, Model, Tokenizer};
 use gavel::tree::Shape;
 use gavel::verify::{Policy, Rule, Sampling};
 use std::collections::BTreeMap;
@@ -82,9 +82,7 @@ impl World {
         let prompts = problems.lines().map(|line| {
             let problem: serde_json::Value = serde_json::from_str(line).unwrap();
             let question = problem["question"].as_str().unwrap();
-            let text = template
-                .render(&[Message::new("user", question)], true)
-                .unwrap();
+            let text = template.ask(None, question).unwrap();
             tokenizer.encode(&text, false).unwrap()
         });
         let judge = Judge::read(&root().join("models/demo/judge.safetensors")).unwrap();

@@ -12,8 +12,11 @@ fn words(text: &str) -> Vec<String> {
 const PAIR: &str = "--model models/demo/target --draft models/demo/draft";
 const PROBLEMS: &str = "models/demo/problems.jsonl --task word-problems";
 
-/// Commands that write files to `out`.
-fn commands(mined: &Path, ids: &Path, out: &Path) -> [Vec<String>; 5] {
+/// What a run must last for the commands that take tens of seconds.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Commands that write files to `out`; those that take long are the last.
+fn commands(mined: &Path, ids: &Path, out: &Path) -> [Vec<String>; 6] {
     let (out, mined, ids) = (out.display(), mined.display(), ids.display());
     [
         format!(
@@ -23,6 +26,9 @@ fn commands(mined: &Path, ids: &Path, out: &Path) -> [Vec<String>; 5] {
         format!("bench --rounds 1 --limit 2 --max-tokens 16 --rules chain --out {out}"),
         format!("judge mine {PAIR} --prompts {PROBLEMS} --checker none --limit 8 --out {out}"),
         format!("judge train {mined} --tau quantile=0.5 --out {out}/judge.safetensors"),
+        format!(
+            "experiment two-layer --seeds 1 --prompts 40 --problems 2 --dir {out}/kept --out {out}/report"
+        ),
     ]
     .map(|text| words(&text))
 }
@@ -67,6 +73,11 @@ fn fault(path: &Path) -> Option<String> {
                     .split(|&b| b == b'\n')
                     .all(|line| line.is_empty() || json(line))
         }
+        "md" => {
+            let text = String::from_utf8_lossy(&bytes);
+            let [begun, ended] = [" begins -->\n", " ends -->\n"].map(|m| text.matches(m).count());
+            begun == 1 && ended == 1 && text.ends_with('\n')
+        }
         "svg" => bytes.trim_ascii_end().ends_with(b"</svg>"),
         "safetensors" => safetensors::SafeTensors::deserialize(&bytes).is_ok(),
         _ => return Some(format!("{name}: a file that no command promises")),
@@ -87,6 +98,7 @@ pub fn soak(time: Duration) {
     let tokens: Vec<u32> = (0..500).map(|i| 3 + i * 7 % 500).collect();
     std::fs::write(&ids, format!("{tokens:?}")).unwrap();
     let commands = commands(&mined, &ids, &out);
+    let commands = &commands[..if time < LONG { 5 } else { 6 }];
 
     let mut random = fastrand::Rng::with_seed(2);
     let began = Instant::now();

@@ -1,13 +1,12 @@
 //! `gavel judge info`: what a judge is, where it came from and what it fits.
 
 use super::figure;
-use crate::cli::setup::DraftArgs;
 use crate::cli::usage;
 use anyhow::Context;
+use gavel::draft::Drafter;
 use gavel::judge::{Head, Judge, Layout, Meaning, OperatingPoint, Tap};
 use gavel::model::Model;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -36,15 +35,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let Some(name) = &args.model else {
         return Ok(());
     };
-    let target = Arc::new(Model::open(&Model::locate(name)?)?);
-    let draft = DraftArgs {
-        draft: args.draft.clone(),
-        gamma: None,
-        tree: None,
-        draw: None,
-        draft_temperature: None,
-    };
-    let drafter = draft.drafter(&target)?;
+    let target = Model::open(&Model::locate(name)?)?;
+    let drafter = Drafter::open(&args.draft, &target)?;
     let result = judge.check(
         &target,
         drafter.model().map(AsRef::as_ref),

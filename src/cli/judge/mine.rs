@@ -1,21 +1,20 @@
 //! `gavel judge mine`: labels for a judge, without annotation.
 
 use crate::cli::progress::Progress;
-use crate::cli::setup::{ModelArgs, on_interrupt, open_draft};
+use crate::cli::setup::{ModelArgs, on_interrupt};
 use crate::cli::usage;
 use anyhow::Context;
 use gavel::draft::{Drafter, Ngram};
 use gavel::judge::samples::{Method, Prompt, Run};
 use gavel::judge::{Features, Layout, Tap};
 use gavel::mine::{self, Counts, Item, Job, Labelled, Miner, Options, Reader};
-use gavel::model::{ChatTemplate, Message, Model, Tokenizer};
+use gavel::model::{ChatTemplate, Model, Tokenizer};
 use gavel::task::{Checker, Task};
 use gavel::verify::Guard;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -325,22 +324,13 @@ fn suffixes(args: &Args) -> anyhow::Result<Vec<usize>> {
     Ok(suffixes)
 }
 
-fn drafter(name: &str, target: &Arc<Model>) -> anyhow::Result<Drafter> {
-    if name == "ngram" {
-        return Ok(Drafter::Ngram(Ngram::default()));
-    }
-    if let Some(layers) = name.strip_prefix("self:") {
-        let layers = layers
-            .parse()
-            .map_err(|_| usage(format!("--draft {name}: '{layers}' is no number of layers")))?;
-        return Ok(Drafter::self_layers(target, layers)?);
-    }
-    if name == "none" {
-        return Err(usage(
+fn drafter(name: &str, target: &Model) -> anyhow::Result<Drafter> {
+    match name {
+        "none" => Err(usage(
             "--draft none: mismatches need a drafter: a model, ngram or self:LAYERS",
-        ));
+        )),
+        _ => Ok(Drafter::open(name, target)?),
     }
-    open_draft(name, target).map(Drafter::Model)
 }
 
 fn features(args: &Args, target: &Model, drafter: &Drafter) -> anyhow::Result<Features> {
@@ -401,10 +391,7 @@ fn items(
     let encode = |text: &str| -> anyhow::Result<Vec<u32>> {
         Ok(match &template {
             // the template writes the special tokens itself
-            Some(template) => {
-                let text = template.render(&[Message::new("user", text)], true)?;
-                tokenizer.encode(&text, false)?
-            }
+            Some(template) => tokenizer.encode(&template.ask(None, text)?, false)?,
             None => tokenizer.encode(text, true)?,
         })
     };
