@@ -72,7 +72,7 @@ impl MenuArgs {
             drafters.push((name.clone(), Drafter::open(name, target)?));
         }
         for &gamma in gammas {
-            Shape::chain(gamma)?;
+            Shape::chain(gamma).with_context(|| format!("--gamma {gamma}"))?;
         }
         let mut judges: Vec<NamedJudge> = Vec::new();
         for item in &self.judge {

@@ -54,7 +54,7 @@ pub struct DraftOptions {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum StepError {
     /// A chain of no nodes or too many.
-    #[error(transparent)]
+    #[error("gamma: {0}")]
     Shape(#[from] ShapeError),
     /// A parameter of a sampling or a rule is out of range.
     #[error(transparent)]
