@@ -42,6 +42,9 @@ __device__ __forceinline__ void unrolled(F f) {
     }
 }
 
+// How much of a chunk of pairs a segment has.
+enum Part { ALL, SOME, NONE };
+
 // What the k loop of (NG groups, WK warps along k) works in.
 template <int NG, int WK>
 struct Loop {
@@ -377,8 +380,8 @@ struct Kernel {
     __device__ void load(const Segment& s, int tile) {
         if (tile >= p.row_tiles || s.first >= s.last) return;
         const int first = s.first + wk;
-        // two tiles a pair
-        from = p.weights + (static_cast<size_t>(tile) * p.pairs + first) * 64 + lane;
+        // two tiles a pair; no matrix has 2^31 places of 16 bytes
+        from = p.weights + ((tile * p.pairs + first) * 64 + lane);
         unrolled<0, L::AHEAD>([&](auto j) {
             if (first + j * WK < s.last) load<j>(from);
         });
@@ -414,11 +417,12 @@ struct Kernel {
     }
 
     // Products of the chunk in registers with one stage's groups; reloads the registers with the chunk
-    // after it. `left`: pairs from the chunk's first on. FULL: both chunks are there in full.
-    template <bool FULL, bool RELOAD>
+    // after it. `left`: pairs from the chunk's first on. How much there is: of the chunk itself, all or
+    // some; of the one after it, all, some or none.
+    template <Part OWN, Part NEXT>
     __device__ __forceinline__ void chunk(const uint4* next, uint32_t stage, int group, int left) {
         unrolled<0, L::AHEAD>([&](auto j) {
-            if (FULL || wk + j * WK < left) {
+            if (OWN == ALL || wk + j * WK < left) {
                 unrolled<0, L::STAGE_GROUPS>([&](auto g) {
                     if (NG > 1 && group + g >= groups) return;
                     const uint4 b = load_shared<(g * L::PAIRS + j * WK) * PAIR_BYTES>(stage);
@@ -426,29 +430,32 @@ struct Kernel {
                     mma(acc[group + g], w[2 * j + 1], b.z, b.w);
                 });
             }
-            if (RELOAD && (FULL || wk + L::CHUNK + j * WK < left)) load<j>(next);
+            if (NEXT == ALL || (NEXT == SOME && wk + L::CHUNK + j * WK < left)) load<j>(next);
         });
     }
 
-    // The chunks of one stage; `left`: pairs of the segment from its first on. The last two chunks of a
-    // segment are not full: one of them may be cut short, and nothing comes after the other.
+    // The chunks of one stage; `left`: pairs of the segment from its first on. But for a segment's last
+    // two, a chunk and the one after it are there in full.
     template <bool RELOAD>
     __device__ __forceinline__ void chunks(const uint4* next, uint32_t stage, int group, int left) {
         if constexpr (L::CHUNKS == 1) {
-            left >= 2 * L::CHUNK ? chunk<true, RELOAD>(next, stage, group, left)
-                                 : chunk<false, RELOAD>(next, stage, group, left);
-            return;
+            if (left >= 2 * L::CHUNK) return chunk<ALL, RELOAD ? ALL : NONE>(next, stage, group, left);
+            if (left > L::CHUNK) return chunk<ALL, RELOAD ? SOME : NONE>(next, stage, group, left);
+            return chunk<SOME, NONE>(next, stage, group, left);
         }
         constexpr int BYTES = L::CHUNK * PAIR_BYTES;
-        const unsigned pairs = left, here = min(pairs, L::PAIRS);
-        const uint32_t full = stage + min(max(static_cast<int>(pairs / L::CHUNK) - 1, 0), L::CHUNKS) * BYTES;
-        const uint32_t end = stage + (here + L::CHUNK - 1) / L::CHUNK * BYTES;
-        left -= (full - stage) / PAIR_BYTES;
+        const int full = min(max(static_cast<int>(static_cast<unsigned>(left) / L::CHUNK) - 1, 0), L::CHUNKS);
+        const uint32_t full_end = stage + full * BYTES, end = stage + L::STAGE_BYTES / L::STAGE_GROUPS;
+        left -= full * L::CHUNK;
 #pragma unroll 1
-        for (; stage != full; stage += BYTES, next += L::CHUNK * 64) chunk<true, RELOAD>(next, stage, group, left);
-#pragma unroll 1
-        for (; stage != end; stage += BYTES, next += L::CHUNK * 64, left -= L::CHUNK)
-            chunk<false, RELOAD>(next, stage, group, left);
+        for (; stage != full_end; stage += BYTES, next += L::CHUNK * 64)
+            chunk<ALL, RELOAD ? ALL : NONE>(next, stage, group, left);
+        if (stage != end && left > L::CHUNK) {
+            chunk<ALL, RELOAD ? SOME : NONE>(next, stage, group, left);
+            stage += BYTES;
+            left -= L::CHUNK;
+        }
+        if (stage != end && left <= L::CHUNK) chunk<SOME, NONE>(next, stage, group, left);
     }
 
     // acc = the segment's part of the product; w holds its first chunk.
@@ -468,7 +475,7 @@ struct Kernel {
         };
         uint32_t read = ring, written = ring;
         // the activations that are asked for next, two steps ahead of the products
-        const uint4* from = p.input + activation_at(p.pairs, p.first_group, s.first) + threadIdx.x;
+        const uint4* from = p.input + static_cast<int>(activation_at(p.pairs, p.first_group, s.first) + threadIdx.x);
         int left = (s.last - s.first) * 32 - threadIdx.x;
         auto copy_step = [&](int block) {
             copy(from, left, block * L::STAGE_GROUPS, written);
@@ -532,7 +539,7 @@ struct Kernel {
     // A worker's partial sums of this row tile: of the row block that it begins with, or of one whose
     // beginning it has.
     __device__ float4* partial(int worker, bool begins, int tile_of_block) const {
-        return p.partials + (static_cast<size_t>(2 * worker + begins) * p.block_tiles + tile_of_block) * NG * 32 + lane;
+        return p.partials + (((2 * worker + begins) * p.block_tiles + tile_of_block) * NG * 32 + lane);
     }
 
     // Says that this block's part of a shared row block is there, of which a barrier has assured it;
