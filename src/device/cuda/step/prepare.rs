@@ -8,8 +8,8 @@ use crate::device::cuda::graph::Graph;
 use crate::device::cuda::judge::{Parts, rides};
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::verify::{
-    self, Level, Lookup, MAX_DEPTH, MAX_NODES, Policy, Sampling, Scoring, ScoringTap, Sequence, THREADS,
-    Teams, Verification,
+    self, Level, Lookup, MAX_DEPTH, MAX_NODES, Policy, Sampling, Scoring, ScoringTap, Sequence,
+    THREADS, Teams, Verification,
 };
 use crate::device::{DeviceError, Draw, Step};
 use crate::draft::Ngram;
