@@ -492,7 +492,7 @@ impl Engine {
         }
         let judge = Judge::open(&path, &self.target, &self.drafter, foreign);
         let judge = Arc::new(judge.map_err(|e| match e {
-            JudgeError::Misfit { .. } => invalid(e),
+            JudgeError::Unfit { .. } => invalid(e),
             _ => Error::failed(e),
         })?);
         self.judges.push((path, foreign, judge.clone()));

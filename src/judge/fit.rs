@@ -15,8 +15,13 @@ impl Judge {
     ) -> Result<Judge, JudgeError> {
         let judge = Judge::read(path)?;
         let draft = drafter.model().map(AsRef::as_ref);
-        judge.check(target, draft, allow_foreign_target)?;
-        Ok(judge)
+        match judge.check(target, draft, allow_foreign_target) {
+            Ok(()) => Ok(judge),
+            Err(misfit) => Err(JudgeError::Unfit {
+                path: path.to_owned(),
+                misfit: Box::new(misfit),
+            }),
+        }
     }
 
     /// Refuses a judge whose layout, widths, taps, vocabulary or fingerprints are not

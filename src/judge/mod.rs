@@ -211,6 +211,14 @@ pub enum JudgeError {
         /// What may help; empty or from "; " on.
         advice: &'static str,
     },
+    /// The judge in a file does not fit the loaded models.
+    #[error("{}: {misfit}", path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// Why: [`JudgeError::Misfit`].
+        misfit: Box<JudgeError>,
+    },
     /// The judge was saved without validation.
     #[error(
         "the judge stores no operating point '{at}': it was not validated; give a threshold from 0 to 1"
