@@ -24,17 +24,16 @@ const WIDE: Budget = Budget {
     l2: [1.2, 1.6],
 };
 
-/// Instructions other than mma that the kernels of these matrices, of 4096 columns and more, execute
-/// for each tile of weights at 8 rows: at most 8, but for those that miss it. Counts are exact, so that
-/// what mends a miss must take it off here.
+/// Most instructions other than mma that the kernels of these matrices, of 4096 columns and more,
+/// execute for each tile of weights at 8 rows.
 const MOST_INSTRUCTIONS: f64 = 8.0;
-const LONG: [(&str, &str, Option<f64>); 6] = [
-    ("Llama-3.2-1B", "down", None),
-    ("Llama-3.1-8B", "qkv", None),
-    ("Llama-3.1-8B", "o", None),
-    ("Llama-3.1-8B", "gate, up", None),
-    ("Llama-3.1-8B", "down", None),
-    ("Qwen2.5-7B", "down", None),
+const LONG: [(&str, &str); 6] = [
+    ("Llama-3.2-1B", "down"),
+    ("Llama-3.1-8B", "qkv"),
+    ("Llama-3.1-8B", "o"),
+    ("Llama-3.1-8B", "gate, up"),
+    ("Llama-3.1-8B", "down"),
+    ("Qwen2.5-7B", "down"),
 ];
 
 fn check_instructions(name: &str, counted: &Counted) {
@@ -42,18 +41,12 @@ fn check_instructions(name: &str, counted: &Counted) {
         return;
     };
     let instructions = counted.instructions_per_tile(pass);
-    for (_, matrix, miss) in LONG.iter().filter(|(model, ..)| *model == name) {
+    for (_, matrix) in LONG.iter().filter(|(model, _)| *model == name) {
         for (_, each) in instructions.iter().filter(|(of, _)| of == matrix) {
-            match miss {
-                Some(seen) => assert!(
-                    (each - seen).abs() < 0.01,
-                    "{name}, {matrix}: {each:.2} instructions a tile, on record are {seen}"
-                ),
-                None => assert!(
-                    *each <= MOST_INSTRUCTIONS,
-                    "{name}, {matrix}: {each:.2} instructions a tile"
-                ),
-            }
+            assert!(
+                *each <= MOST_INSTRUCTIONS,
+                "{name}, {matrix}: {each:.2} instructions a tile"
+            );
         }
     }
 }
