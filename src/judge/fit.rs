@@ -6,7 +6,10 @@ use crate::model::Model;
 use std::path::Path;
 
 impl Judge {
-    /// The judge of a file, for these models: [`Judge::read`], then [`Judge::check`], with the errors of both.
+    /// The judge of a file, for these models: [`Judge::read`], then [`Judge::check`].
+    ///
+    /// # Errors
+    /// Those of reading; [`JudgeError::Unfit`], which names the file, where the judge does not fit.
     pub fn open(
         path: &Path,
         target: &Model,

@@ -20,6 +20,7 @@ mod head;
 mod judge;
 mod kv;
 mod linear;
+mod ngram;
 mod pack;
 mod pass;
 mod process;

@@ -218,8 +218,9 @@ impl Forward {
     }
 
     /// Enqueues a pass over the rows that [`Forward::rows`] and [`Forward::paths`] describe on the
-    /// device, at most `most_rows` (1 to 256). From the host it reads nothing but constants, so it may be captured and replayed; `most_rows` chooses grids
-    /// and kernels, and moves no bit of any row. A pass of no rows does nothing.
+    /// device, at most `most_rows` (1 to 256). From the host it reads nothing but constants, so it may be
+    /// captured and replayed; `most_rows` chooses grids and kernels, and moves no bit of any row. A pass of
+    /// no rows does nothing.
     ///
     /// Keys and values of row r go to slot `base + r`, its state after the last layer to
     /// [`Forward::stream`], and with `logits` those of row r and their bests to row `r + logits_at`
