@@ -23,7 +23,7 @@ pub enum Gamma {
 
 /// What is no length of chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a number of tokens, or auto")]
+#[error("neither a number of tokens nor auto")]
 pub struct UnknownGamma;
 
 impl FromStr for Gamma {
