@@ -16,6 +16,10 @@ int softcudaLabel(unsigned long long address, const char *name);
  * back. It gives the registers of each kernel, and so the limits of its launches. */
 int softcudaResources(const char *ptxas_output);
 
+/* Of the calls of a kind ("alloc", "copy", "launch") from now on, the one of this number fails, as
+ * with SOFTCUDA_FAULT; 0 for none. */
+int softcudaFault(const char *kind, unsigned long long number);
+
 /* Waits for all work, and writes the report of everything so far. */
 int softcudaReport(const char *path);
 

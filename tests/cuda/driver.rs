@@ -1,7 +1,7 @@
 //! The host side through the whole driver: opening, refusing, loading weights, failing.
 
 use crate::common::{FIXTURES, fixture, fragments, round};
-use crate::process::{on_softcuda, stub, with_driver};
+use crate::process::{every_failure, on_softcuda, stub, with_driver};
 use gavel::device::DeviceError;
 use gavel::device::cuda::layout::{Order, TILE};
 use gavel::device::cuda::{Arg, Buffer, Gpu, Matrix, Need, Weights};
@@ -289,31 +289,14 @@ fn widths_that_the_kernels_do_not_take_are_refused() {
 #[test]
 fn every_failure_while_loading_is_said_and_leaves_nothing() {
     let test = "driver::every_failure_while_loading_is_said_and_leaves_nothing";
-    let body = || {
+    let said = on_softcuda(test, &[], || {
         let model = Model::open(&fixture("llama-mha")).expect("a fixture");
         let load = || Weights::load_through(&Gpu::open(0)?, &model, 60_000);
-        let Err(error) = load() else { return };
-        println!("error: {error}");
-        // the same process opens and loads again
-        let gpu = open();
-        let weights = Weights::load(&gpu, &model).expect("weights");
-        same(&weights, &model);
-    };
-    for (kind, code) in [
-        ("alloc", "CUDA_ERROR_OUT_OF_MEMORY"),
-        ("copy", "CUDA_ERROR_UNKNOWN"),
-        ("launch", "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"),
-    ] {
-        // until there is no such call in the first loading any more
-        let mut failed = 0;
-        for n in 1.. {
-            let fault = format!("{kind}:{n}");
-            let Some(said) = on_softcuda(test, &[("SOFTCUDA_FAULT", &fault)], body) else {
-                return;
-            };
-            assert!(!said.contains("leak"), "{fault}: {said}");
-            let Some(error) = said.lines().find(|line| line.starts_with("error: ")) else {
-                break;
+        let error = |kind: &str, error: &str| {
+            let code = match kind {
+                "alloc" => "CUDA_ERROR_OUT_OF_MEMORY",
+                "copy" => "CUDA_ERROR_UNKNOWN",
+                _ => "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES",
             };
             says(error, &[code]);
             let names = [
@@ -323,14 +306,15 @@ fn every_failure_while_loading_is_said_and_leaves_nothing() {
                 "to vectors",
             ];
             assert!(names.iter().any(|name| error.contains(name)), "{error}");
-            failed = n;
-        }
-        println!("{kind}: {failed} calls");
+        };
+        let [allocations, copies, launches] =
+            every_failure(load, error, |_, weights| same(&weights, &model));
+        println!("{allocations} allocations, {copies} copies, {launches} launches");
         // weights, vectors, embedding, staging; a matrix each
-        assert!(
-            failed >= if kind == "alloc" { 4 } else { 10 },
-            "{kind}: {failed}"
-        );
+        assert!(allocations >= 4 && copies >= 10 && launches >= 10);
+    });
+    if let Some(said) = said {
+        assert!(!said.contains("leak"), "{said}");
     }
 }
 

@@ -1,9 +1,9 @@
 //! Passes of whole models through the driver: bit for bit in any company, and failing on purpose.
 
 use crate::common::{FIXTURES, fixture};
-use crate::process::{softcuda, with_driver};
+use crate::process::{every_failure, on_softcuda, softcuda, with_driver};
 use gavel::device::cuda::Cuda;
-use gavel::device::{Device, Logits, PassOutput, Setup, Want, prefill};
+use gavel::device::{Device, DeviceError, Logits, PassOutput, Setup, Want, prefill};
 use gavel::draft::Drafter;
 use gavel::model::Model;
 use gavel::tree::TokenTree;
@@ -145,45 +145,35 @@ fn a_row_has_the_same_bits_in_any_company() {
 #[test]
 fn every_failure_of_loading_and_a_pass_is_said_and_leaves_nothing() {
     let test = "pass::every_failure_of_loading_and_a_pass_is_said_and_leaves_nothing";
-    let body = || {
-        // the call that fails is the N-th of the process: the second opening meets none
-        let once = || -> Result<(), gavel::device::DeviceError> {
-            let target = Arc::new(Model::open(&fixture("llama-odd")).expect("a model"));
-            let setup = Setup {
-                context: 64,
-                target,
-                drafter: Drafter::None,
-                threads: 1,
-            };
+    let said = on_softcuda(test, &[], || {
+        let target = Arc::new(Model::open(&fixture("llama-odd")).expect("a model"));
+        let setup = Setup {
+            context: 64,
+            target,
+            drafter: Drafter::None,
+            threads: 1,
+        };
+        let once = || -> Result<_, DeviceError> {
             let mut device = Cuda::open(&setup, 0)?;
             let (tree, path) = bushy(&[3, 4, 5], 0);
             device.pass(&tree, &all())?;
             device.commit(&path);
-            device.pass(&TokenTree::chain(&[9]), &all())?;
-            Ok(())
+            device.pass(&TokenTree::chain(&[9]), &all())
         };
-        let mut failures = 0;
-        while let Err(error) = once() {
-            println!("failed: {error}");
-            failures += 1;
-            assert!(failures < 3, "the fault comes once");
-        }
-        println!("failures: {failures}");
-    };
-    for kind in ["alloc", "copy", "launch"] {
-        for n in 1.. {
-            let fault = format!("{kind}:{n}");
-            let Some(said) = with_driver(test, |_| softcuda(), &[("SOFTCUDA_FAULT", &fault)], body)
-            else {
-                return;
-            };
-            assert!(!said.contains("leak"), "{fault}: {said}");
-            if said.contains("failures: 0") {
-                assert!(n > 5, "{kind}: only {n} calls");
-                break;
-            }
-            let named = ["loading", "allocating", "copying", "launching", "clearing"];
-            assert!(named.iter().any(|w| said.contains(w)), "{fault}: {said}");
-        }
+        let bits = |logits: &[f32]| -> Vec<u32> { logits.iter().map(|z| z.to_bits()).collect() };
+        let whole = bits(&once().expect("a pass").logits);
+        let calls = every_failure(
+            once,
+            |kind, error| {
+                let named = ["loading", "allocating", "copying", "launching", "clearing"];
+                assert!(named.iter().any(|w| error.contains(w)), "{kind}: {error}");
+            },
+            |what, output| assert_eq!(bits(&output.logits), whole, "after {what}"),
+        );
+        println!("{calls:?} calls of each kind");
+        assert!(calls.iter().all(|&n| n > 5), "{calls:?}");
+    });
+    if let Some(said) = said {
+        assert!(!said.contains("leak"), "{said}");
     }
 }

@@ -1,6 +1,9 @@
 //! Runs the body of a test in a process of its own, which finds a library of our choice as
 //! `libcuda.so`.
 
+use gavel::device::cuda::Gpu;
+use std::ffi::{CString, c_char};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -77,6 +80,57 @@ pub fn use_driver(command: &mut Command, folder: &Path, library: &Path) {
 /// Whether this is the process that runs the body of `test`.
 pub fn is_child(test: &str) -> bool {
     std::env::var(CHILD).is_ok_and(|child| child == test)
+}
+
+/// In a process that runs on softcuda: of the calls of a kind (alloc, copy, launch) from now on, the
+/// one of this number fails; 0 for none.
+fn fault(kind: &str, number: u64) {
+    type Fault = unsafe extern "C" fn(*const c_char, u64) -> u32;
+    let kind = CString::new(kind).expect("no zeros");
+    // SAFETY: this is the library that the process has loaded already, and softcuda.h's signature.
+    let code = unsafe {
+        let library = libloading::Library::new("libcuda.so.1").expect("softcuda");
+        let fault = library.get::<Fault>("softcudaFault").expect("softcuda");
+        fault(kind.as_ptr(), number)
+    };
+    assert_eq!(code, 0, "{kind:?}");
+}
+
+/// In a process that runs on softcuda: `run` with its first allocation failing, and so on, until it
+/// has no such call any more, then so with copies and launches. It gets the kind, and says by `Err`
+/// what failed. After each failure it must succeed when nothing fails, and `check` what it gave.
+/// Nothing may be left of it on the device. Gives how many calls failed of each kind.
+pub fn every_failure<T, E: Display>(
+    run: impl Fn() -> Result<T, E>,
+    error: impl Fn(&str, &str),
+    check: impl Fn(&str, T),
+) -> [u64; 3] {
+    let gpu = Gpu::open(0).expect("a device");
+    let free = || gpu.free_bytes().expect("free memory");
+    let before = free();
+    ["alloc", "copy", "launch"].map(|kind| {
+        let mut number = 0;
+        loop {
+            number += 1;
+            fault(kind, number);
+            let what = format!("{kind} {number}");
+            let first = run();
+            fault(kind, 0);
+            match first {
+                Err(said) => error(kind, &said.to_string()),
+                Ok(found) => {
+                    check(&what, found);
+                    return number - 1;
+                }
+            }
+            assert_eq!(free(), before, "{what}: memory is left on the device");
+            match run() {
+                Err(said) => panic!("after {what} failed: {said}"),
+                Ok(found) => check(&what, found),
+            }
+            assert_eq!(free(), before, "{what}: memory is left on the device");
+        }
+    })
 }
 
 /// [`with_driver`] with softcuda.

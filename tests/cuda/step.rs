@@ -2,7 +2,7 @@
 
 use crate::common::{FIXTURES, fixture};
 use crate::judge::judge_of_both;
-use crate::process::{softcuda, with_driver};
+use crate::process::{every_failure, on_softcuda, softcuda, with_driver};
 use gavel::device::cpu::Cpu;
 use gavel::device::cuda::{Cuda, Gpu};
 use gavel::device::{
@@ -545,7 +545,7 @@ fn a_step_is_one_launch_and_leaves_the_host_alone() {
 #[test]
 fn every_failure_of_a_run_is_said_and_the_next_one_is_whole() {
     let test = "step::every_failure_of_a_run_is_said_and_the_next_one_is_whole";
-    let body = || {
+    let said = on_softcuda(test, &[], || {
         let target = open(&fixture("llama-odd"));
         let request = request(&prompt(target.config.vocab_size), 6);
         let run = || {
@@ -553,39 +553,17 @@ fn every_failure_of_a_run_is_said_and_the_next_one_is_whole() {
             let mut device = Cuda::open(&setup, 0)?;
             decode(&mut device, &request, &[greedy("2")])
         };
-        let mut failures = 0;
-        let found = loop {
-            match run() {
-                Ok((committed, _)) => break tokens(&committed),
-                Err(error) => println!("failed: {error}"),
-            }
-            failures += 1;
-            assert!(failures < 3, "the fault comes once");
-        };
-        println!("failures: {failures}, found {found:?}");
-    };
-    let Some(clean) = with_driver(test, |_| softcuda(), &[], body) else {
-        return;
-    };
-    let found = |said: &str| {
-        said.split("found ")
-            .nth(1)
-            .map(|s| s.lines().next().map(str::to_owned))
-    };
-    for kind in ["alloc", "copy", "launch"] {
-        for n in 1.. {
-            let fault = format!("{kind}:{n}");
-            let env = [("SOFTCUDA_FAULT", &*fault)];
-            let Some(said) = with_driver(test, |_| softcuda(), &env, body) else {
-                return;
-            };
-            assert!(!said.contains("leak"), "{fault}: {said}");
-            assert_eq!(found(&said), found(&clean), "{fault}");
-            if said.contains("failures: 0") {
-                assert!(n > 5, "{kind}: only {n} calls");
-                break;
-            }
-        }
+        let whole = exact(&run().expect("a run").0);
+        let calls = every_failure(
+            run,
+            |kind, error| println!("{kind}: {error}"),
+            |what, (committed, _)| assert_eq!(exact(&committed), whole, "after {what}"),
+        );
+        println!("{calls:?} calls of each kind");
+        assert!(calls.iter().all(|&n| n > 5), "{calls:?}");
+    });
+    if let Some(said) = said {
+        assert!(!said.contains("leak"), "{said}");
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Settings {
     pub faults: BTreeMap<&'static str, u64>,
 }
 
-/// Kinds of call that `SOFTCUDA_FAULT` can make fail.
+/// Kinds of call that `SOFTCUDA_FAULT` and `softcudaFault` can make fail.
 pub const FAULTS: [&str; 3] = ["alloc", "launch", "copy"];
 
 impl Settings {

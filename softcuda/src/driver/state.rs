@@ -92,9 +92,11 @@ pub fn init() -> Result {
         seed: settings.options.seed,
         ..Report::default()
     };
+    let faults = settings.faults.iter();
+    let faults = faults.map(|(&kind, &chosen)| (kind, Fault { seen: 0, chosen }));
     let started = DRIVER.set(Driver {
         memory: Memory::new(settings.model.memory_bytes),
-        state: Mutex::new(State::new(report)),
+        state: Mutex::new(State::new(report, faults.collect())),
         changed: Condvar::new(),
         settings,
     });
@@ -320,6 +322,14 @@ pub struct Capture {
     pub into_graph: bool,
 }
 
+/// A call that is to fail.
+pub struct Fault {
+    /// Calls of its kind so far.
+    pub seen: u64,
+    /// The one that fails, from 1 on.
+    pub chosen: u64,
+}
+
 /// Everything behind the lock.
 pub struct State {
     pub contexts: Store<Context>,
@@ -344,14 +354,17 @@ pub struct State {
     pub blocks: BTreeMap<u64, Block>,
     pub queue: Queue,
     pub report: Report,
-    /// Calls seen so far of each kind that can be made to fail.
-    pub fault_counts: BTreeMap<&'static str, u64>,
+    /// Modules that have been loaded and place no variables, by PTX and what ptxas said of it: a
+    /// program that loads one again, for a context of its own, need not wait for it again.
+    pub known_modules: HashMap<(String, Option<String>), ptx::Module>,
+    /// The call that fails of each kind, if any.
+    pub faults: BTreeMap<&'static str, Fault>,
     /// When the program last called; work starts by itself some time after.
     pub last_call: Instant,
 }
 
 impl State {
-    fn new(report: Report) -> State {
+    fn new(report: Report, faults: BTreeMap<&'static str, Fault>) -> State {
         let mut contexts = Store::new(0x11, "a context");
         contexts.unknown = ERROR_INVALID_CONTEXT;
         let mut pools = Store::new(0x19, "a memory pool");
@@ -376,7 +389,8 @@ impl State {
             blocks: BTreeMap::new(),
             queue: Queue::default(),
             report,
-            fault_counts: BTreeMap::new(),
+            known_modules: HashMap::new(),
+            faults,
             last_call: Instant::now(),
         }
     }
@@ -461,15 +475,14 @@ impl State {
         }
     }
 
-    /// Counts a call of a kind that `SOFTCUDA_FAULT` can make fail, and fails the chosen one.
+    /// Counts a call of a kind that can be made to fail, and fails the chosen one.
     pub fn fault(&mut self, kind: &'static str, code: CUresult) -> Result {
-        let Some(&chosen) = driver()?.settings.faults.get(kind) else {
+        let Some(Fault { seen, chosen }) = self.faults.get_mut(kind) else {
             return Ok(());
         };
-        let count = self.fault_counts.entry(kind).or_default();
-        *count += 1;
-        if *count == chosen {
-            say!("SOFTCUDA_FAULT: {kind} {count} fails as asked");
+        *seen += 1;
+        if seen == chosen {
+            say!("SOFTCUDA_FAULT: {kind} {seen} fails as asked");
             return Err(code);
         }
         Ok(())

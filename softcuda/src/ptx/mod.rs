@@ -258,6 +258,14 @@ impl Module {
         }
     }
 
+    /// The same kernels once more, for a module that places no variables; `None` for one that does.
+    pub(crate) fn again(&self) -> Option<Module> {
+        self.variables.is_empty().then(|| Module {
+            kernels: self.kernels.clone(),
+            variables: BTreeMap::new(),
+        })
+    }
+
     /// The kernel called `name` (as in the PTX: mangled).
     pub fn kernel(&self, name: &str) -> Option<&Arc<Kernel>> {
         self.kernels.get(name)

@@ -200,6 +200,68 @@ unsafe fn extension<T: Copy>(name: &str) -> T {
 }
 
 #[test]
+fn a_process_chooses_its_next_failures() {
+    let test = "faults::a_process_chooses_its_next_failures";
+    let ended = on_softcuda(test, &[("SOFTCUDA_FAULT", "alloc:1")], || {
+        // SAFETY: the extension has this signature.
+        unsafe {
+            start();
+            let fault: unsafe extern "C" fn(*const c_char, u64) -> u32 = extension("softcudaFault");
+            // whether each of the next three allocations fails
+            let failing = || {
+                [(); 3].map(|()| {
+                    let mut p = 0;
+                    match sys::cuMemAlloc_v2(&mut p, 4) {
+                        CUresult::CUDA_SUCCESS => ok(sys::cuMemFree_v2(p)),
+                        CUresult::CUDA_ERROR_OUT_OF_MEMORY => return true,
+                        other => panic!("{other:?}"),
+                    }
+                    false
+                })
+            };
+            assert_eq!(failing(), [true, false, false]);
+            for (chosen, expected) in [
+                (2, [false, true, false]),
+                (1, [true, false, false]),
+                (3, [false, false, true]),
+                (0, [false; 3]),
+            ] {
+                assert_eq!(fault(c"alloc".as_ptr(), chosen), 0);
+                assert_eq!(failing(), expected, "{chosen}");
+            }
+            assert_eq!(fault(c"event".as_ptr(), 1), 1);
+        }
+    });
+    if let Some(ended) = ended {
+        ended.says(&["alloc 2 fails", "event: expected alloc, launch, copy"]);
+    }
+}
+
+#[test]
+fn a_module_that_is_loaded_again_has_kernels_of_its_own() {
+    let test = "faults::a_module_that_is_loaded_again_has_kernels_of_its_own";
+    on_softcuda(test, &[], || {
+        // SAFETY: memory lives until the end.
+        unsafe {
+            start();
+            let p = device(&[1; 32]);
+            let first = module(PTX);
+            ok(add(function(first, "add"), null_mut(), p, 1));
+            let second = module(PTX);
+            let add_to = function(second, "add");
+            assert_ne!(add_to, function(first, "add"));
+            ok(sys::cuModuleUnload(first));
+            ok(add(add_to, null_mut(), p, 1));
+            ok(sys::cuModuleUnload(second));
+            let third = function(module(PTX), "add");
+            ok(add(third, null_mut(), p, 1));
+            assert_eq!(read(p, 1), [4]);
+            ok(sys::cuMemFree_v2(p));
+        }
+    });
+}
+
+#[test]
 fn leaks_are_told_at_the_end_with_their_labels() {
     let test = "faults::leaks_are_told_at_the_end_with_their_labels";
     let ended = on_softcuda(test, &[], || {

@@ -4,7 +4,8 @@ use crate::driver::abi::{Handle, In, Out, Text};
 use crate::driver::error::*;
 use crate::driver::image::{self, Image, Refusal};
 use crate::driver::queue::wait;
-use crate::driver::state::{Function, Guard, Module, State, driver, lock, say};
+use crate::driver::settings::FAULTS;
+use crate::driver::state::{Fault, Function, Guard, Module, State, driver, lock, say};
 use crate::ptx;
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
@@ -31,14 +32,23 @@ impl State {
         let given = RESOURCES.lock().unwrap_or_else(PoisonError::into_inner);
         let resources = given.as_deref().or(image.resources.as_deref());
         let resources = resources.or(driver.settings.resources.as_deref());
-        let model = driver.settings.model;
-        let loaded =
-            ptx::Module::load(&image.ptx, model, &driver.memory, resources).map_err(|error| {
-                Refusal {
+        let key = (image.ptx, resources.map(str::to_owned));
+        let loaded = match self.known_modules.get(&key).and_then(ptx::Module::again) {
+            Some(known) => known,
+            None => {
+                let (text, resources) = (&key.0, key.1.as_deref());
+                let loaded =
+                    ptx::Module::load(text, driver.settings.model, &driver.memory, resources);
+                let loaded = loaded.map_err(|error| Refusal {
                     code: error.code,
                     message: error.to_string(),
+                })?;
+                if let Some(again) = loaded.again() {
+                    self.known_modules.insert(key, again);
                 }
-            })?;
+                loaded
+            }
+        };
         Ok(self.modules.add(Module {
             context,
             loaded,
@@ -454,6 +464,20 @@ api! {
     fn softcudaResources(text: Text) {
         let text = if text.0.is_null() { None } else { Some(text.get()?) };
         *RESOURCES.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        Ok(())
+    }
+
+    /// `CUresult softcudaFault(const char *, unsigned long long)`: of the calls of a kind from now
+    /// on, the one of this number fails; 0 for none.
+    fn softcudaFault(kind: Text, number: u64) {
+        let kind = kind.get()?;
+        let known = FAULTS.into_iter().find(|&known| known == kind);
+        let Some(kind) = known else {
+            say!("softcudaFault: {kind}: expected {}", FAULTS.join(", "));
+            return Err(ERROR_INVALID_VALUE);
+        };
+        let fault = Fault { seen: 0, chosen: number };
+        lock()?.faults.insert(kind, fault);
         Ok(())
     }
 
