@@ -2,7 +2,7 @@
 
 use crate::common::{FIXTURES, fixture};
 use crate::judge::judge_of_both;
-use crate::process::{every_failure, on_softcuda, softcuda, with_driver};
+use crate::process::{every_failure, is_child, on_softcuda, softcuda, with_driver};
 use gavel::device::cpu::Cpu;
 use gavel::device::cuda::{Cuda, Gpu};
 use gavel::device::{
@@ -16,6 +16,7 @@ use gavel::verify::{LogSoftmax, Policy, Rule, Sampling};
 use softcuda::report::Report;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const CONTEXT: usize = 120;
@@ -130,9 +131,11 @@ fn prompt(vocabulary: usize) -> Vec<u32> {
         .collect()
 }
 
-/// On the fixtures that the environment names.
+/// On the fixtures that the environment names, and with trees of hundreds of nodes, which take a
+/// while, on the one that it names for them.
 fn speculation_on_fixtures() {
     let names = std::env::var("GAVEL_TEST_FIXTURES").expect("set by the parent");
+    let large = std::env::var("GAVEL_TEST_LARGE_TREES").unwrap_or_default();
     for name in names.split(',') {
         let target = open(&fixture(name));
         let prompt = prompt(target.config.vocab_size);
@@ -153,8 +156,7 @@ fn speculation_on_fixtures() {
             let mut device = device(&target, drafter);
             // shapes alone, then in turn, plain steps among them
             let mut shapes = vec!["1", "5", "2x2x1", "best:6x3"];
-            // trees of hundreds of nodes take a while
-            if name == "llama-odd" {
+            if name == large {
                 shapes.extend(["4x4x4x2", "best:85x3"]);
             }
             let mut ways: Vec<Vec<Step>> = shapes.iter().map(|s| vec![greedy(s)]).collect();
@@ -183,6 +185,7 @@ fn greedy_speculation_has_the_bits_of_plain_decoding() {
     for (fixture, seed, mma, overlap) in runs {
         let env = [
             ("GAVEL_TEST_FIXTURES", fixture),
+            ("GAVEL_TEST_LARGE_TREES", "llama-odd"),
             ("SOFTCUDA_SEED", seed),
             ("SOFTCUDA_MMA", mma),
             ("SOFTCUDA_OVERLAP", overlap),
@@ -198,21 +201,41 @@ fn greedy_speculation_has_the_bits_of_plain_decoding() {
 fn greedy_speculation_has_the_bits_of_plain_decoding_everywhere() {
     let test = "step::greedy_speculation_has_the_bits_of_plain_decoding_everywhere";
     let fixtures = FIXTURES.join(",");
+    let mut orders = Vec::new();
     for mma in ["sequential", "groups8", "groups16"] {
         for overlap in ["early", "interleaved", "late"] {
             for seed in ["0", "1", "2", "3"] {
-                let env = [
+                let large = if seed == "0" { "llama-odd" } else { "" };
+                orders.push([
                     ("GAVEL_TEST_FIXTURES", &*fixtures),
+                    ("GAVEL_TEST_LARGE_TREES", large),
                     ("SOFTCUDA_SEED", seed),
                     ("SOFTCUDA_MMA", mma),
                     ("SOFTCUDA_OVERLAP", overlap),
-                ];
-                if with_driver(test, |_| softcuda(), &env, speculation_on_fixtures).is_none() {
-                    return;
-                }
+                ]);
             }
         }
     }
+    if is_child(test) {
+        on_softcuda(test, &[], speculation_on_fixtures);
+        return;
+    }
+    // an order a process, one for each processor at a time
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..processors {
+            scope.spawn(|| {
+                while let Some(order) = orders.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let began = Instant::now();
+                    on_softcuda(test, order, speculation_on_fixtures);
+                    let [.., seed, mma, overlap] = order.map(|(_, value)| value);
+                    let took = began.elapsed().as_secs();
+                    println!("seed {seed}, mma {mma}, overlap {overlap}: {took} s");
+                }
+            });
+        }
+    });
 }
 
 /// SmolLM2 with both of its drafters against plain decoding, `tokens` of it after a prompt of `prompt`:
