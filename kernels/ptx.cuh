@@ -103,6 +103,13 @@ __device__ __forceinline__ int zero_from_here() {
     return zero;
 }
 
+// threadIdx.x, asked for here: what is made of it is not kept in registers from one use to the next.
+__device__ __forceinline__ int thread_from_here() {
+    int thread;
+    asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));
+    return thread;
+}
+
 // Nanoseconds of a clock that all multiprocessors share; how finely it ticks is the device's.
 __device__ __forceinline__ unsigned long long clock_ns() {
     unsigned long long now;

@@ -3,7 +3,7 @@
 
 use crate::common::{Arg, Device, LEVELS};
 use gavel::device::cuda::layout::MAX_ROWS;
-use gavel::device::cuda::{attention_shared_bytes, row_warps};
+use gavel::device::cuda::{attention_shared_bytes, choose_row_tiles, row_tiles};
 use half::bf16;
 use softcuda::counts::Counts;
 use softcuda::exec::{Accumulate, Options};
@@ -134,7 +134,7 @@ fn value_at(head_dim: usize, slot: usize, feature: usize) -> usize {
 #[derive(Debug, Clone, Default)]
 struct Way {
     /// Row tiles of a block; 0 takes what the number of rows asks for.
-    row_warps: usize,
+    row_tiles: usize,
     /// Blocks; 0 takes one on every multiprocessor.
     grid: u32,
     /// What stale slots of the cache hold.
@@ -207,15 +207,15 @@ fn run(device: &mut Device, layer: Layer, pass: &Pass, way: &Way) -> Output {
                 .expect("a write");
         }
     }
-    let row_tiles = (rows * group).div_ceil(16);
-    let row_warps = match way.row_warps {
-        0 => *row_warps(head_dim)
-            .iter()
-            .find(|&&w| w >= row_tiles)
-            .unwrap_or(row_warps(head_dim).last().expect("a kernel")),
-        w => w,
+    let tiles_of_rows = (rows * group).div_ceil(16);
+    let row_tiles = match way.row_tiles {
+        0 => {
+            let shared = device.model.shared_per_block_optin as usize;
+            choose_row_tiles(head_dim, tiles_of_rows, shared, (1, 0)).expect("a kernel")
+        }
+        n => n,
     };
-    let groups = row_tiles.div_ceil(row_warps);
+    let groups = tiles_of_rows.div_ceil(row_tiles);
     let splits = (0..rows).map(|r| pass.position(r) / SPLIT + 1).max();
     let splits = splits.expect("rows");
     let pairs = (heads * head_dim).div_ceil(32);
@@ -227,8 +227,9 @@ fn run(device: &mut Device, layer: Layer, pass: &Pass, way: &Way) -> Output {
     let rows_at = device.upload("rows", &words);
     let path_at = device.upload("rows", &path);
     let record = head_dim * 64 + 128;
-    let partials = device.empty("partials", groups * kv_heads * splits * row_warps * record);
-    let arrived = device.upload("arrived", &vec![0i32; groups * kv_heads]);
+    let partials = device.empty("partials", groups * kv_heads * splits * row_tiles * record);
+    // a group may be cut in two
+    let arrived = device.upload("arrived", &vec![0i32; 2 * groups * kv_heads]);
     let scale = std::f32::consts::LOG2_E / (head_dim as f32).sqrt();
     let params = [
         Arg::Ptr(out),
@@ -251,13 +252,13 @@ fn run(device: &mut Device, layer: Layer, pass: &Pass, way: &Way) -> Output {
         n => n,
     };
     let counts = device.run(device.grid(
-        &format!("attention_{head_dim}_{row_warps}"),
+        &format!("attention_{head_dim}_{row_tiles}"),
         [blocks as usize, 1, 1],
         256,
-        attention_shared_bytes(head_dim, row_warps),
+        attention_shared_bytes(head_dim, row_tiles),
         &params,
     ));
-    let left: Vec<i32> = device.read(arrived, groups * kv_heads);
+    let left: Vec<i32> = device.read(arrived, 2 * groups * kv_heads);
     assert!(left.iter().all(|&n| n == 0), "counters are back at zero");
     let bits: Vec<u16> = device.read(out, out_bytes / 2);
     for address in [
@@ -399,6 +400,7 @@ fn passes() -> Vec<(Layer, Pass)> {
         (layer(64, 1, 7), Pass::tree(1100, 20, 1000, 3)),
         (layer(128, 2, 1), Pass::tree(30, 70, 5, 4)),
         (layer(128, 1, 4), Pass::tree(0, 17, 4, 5)),
+        (layer(128, 1, 4), Pass::tree(490, 36, 3, 7)),
         (layer(48, 1, 4), Pass::tree(510, 9, 4, 6)),
     ]
 }
@@ -431,10 +433,14 @@ fn a_row_has_the_same_bits_alone_in_a_chain_and_in_a_tree_on_any_grid() {
             let rows = tree.names.len();
             let first = run(device, layer, &tree, &way);
             check_definition(layer, &tree, &first, &[0, rows - 1], &format!("{layer:?}"));
-            for (j, &row_warps) in row_warps(layer.head_dim).iter().enumerate() {
+            // 16 row tiles whole, and cut in two for many blocks
+            let ways = [(1, 1), (2, 7), (4, 3), (8, 64), (16, 1), (16, 64)];
+            let known = row_tiles(layer.head_dim);
+            let ways = ways.into_iter().filter(|(n, _)| known.contains(n));
+            for (j, (row_tiles, grid)) in ways.enumerate() {
                 let way = Way {
-                    row_warps,
-                    grid: [1, 7, 3, 64][j],
+                    row_tiles,
+                    grid,
                     stale: 1 + j as u64,
                     ..way.clone()
                 };
@@ -463,11 +469,11 @@ fn orders_of_warps_and_blocks_move_no_bit() {
     let mut devices = LEVELS.map(|level| Device::new("attention", level, 0));
     for (i, (layer, tree)) in passes().into_iter().enumerate().take(4) {
         let device = &mut devices[i % 2];
-        let warps = row_warps(layer.head_dim);
+        let known = row_tiles(layer.head_dim);
         let mut first: Option<Output> = None;
         for seed in 0..20 {
             let way = Way {
-                row_warps: warps[seed % warps.len()],
+                row_tiles: known[seed % known.len()],
                 grid: [4, 8, 5][seed % 3],
                 stale: seed as u64,
                 options: Options {
@@ -509,14 +515,28 @@ fn seldom_head_dimensions_and_wide_groups_work() {
     }
 }
 
+/// Of the device whose budget is checked, an H100.
+const MULTIPROCESSORS: u32 = 132;
+
 /// What a pass of a chain may cost: (rows, context), times the cache is read.
 fn check_budget(layer: Layer, rows: usize, context: usize) -> Counts {
     let mut device = Device::new("attention", 80, 0);
     let pass = Pass::chain(context - rows, rows);
-    let Output { counts, .. } = run(&mut device, layer, &pass, &Way::default());
+    let way = Way {
+        grid: MULTIPROCESSORS,
+        ..Way::default()
+    };
+    let Output { counts, .. } = run(&mut device, layer, &pass, &way);
     let row_tiles = (rows * layer.group).div_ceil(16);
-    let groups = row_tiles.div_ceil(8);
     let splits = context.div_ceil(SPLIT);
+    // 16 row tiles share what they read, unless there is a block for each half of them
+    let items = row_tiles.div_ceil(16) * layer.kv_heads * splits;
+    let together = if 2 * items <= MULTIPROCESSORS as usize {
+        8
+    } else {
+        16
+    };
+    let groups = row_tiles.div_ceil(together);
     let width = layer.head_dim * layer.kv_heads;
     let traffic = |label: &str| counts.memory.get(label).cloned().unwrap_or_default();
 

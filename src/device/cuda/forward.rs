@@ -419,16 +419,17 @@ impl Forward {
         let c = &self.model.config;
         let group = c.heads / c.kv_heads;
         let tiles = (rows * group).div_ceil(16);
-        let known = attention::row_warps(c.head_dim);
-        let fits = known.iter().find(|&&w| w >= tiles).or(known.last());
-        let row_warps = *fits.ok_or_else(|| head_dim_error(&self.model))?;
-        let groups = tiles.div_ceil(row_warps);
-        let kernel =
-            attention::kernel(c.head_dim, row_warps).ok_or_else(|| head_dim_error(&self.model))?;
-        let shared = attention::shared_bytes(c.head_dim, row_warps);
         // of as many positions as there may be: how many there are, the device knows
         let splits = self.capacity.div_ceil(SPLIT);
-        let of_group = c.kv_heads * splits * row_warps * attention_record(c);
+        let gpu = self.gpu.properties();
+        let items = (c.kv_heads * splits, gpu.multiprocessors);
+        let row_tiles = attention::choose(c.head_dim, tiles, gpu.shared_bytes, items)
+            .ok_or_else(|| head_dim_error(&self.model))?;
+        let groups = tiles.div_ceil(row_tiles);
+        let kernel =
+            attention::kernel(c.head_dim, row_tiles).ok_or_else(|| head_dim_error(&self.model))?;
+        let shared = attention::shared_bytes(c.head_dim, row_tiles);
+        let of_group = c.kv_heads * splits * row_tiles * attention_record(c);
         let at_once = (self.attention.bytes() / of_group).clamp(1, groups);
         for first in (0..groups).step_by(at_once) {
             let some = at_once.min(groups - first);
@@ -448,7 +449,7 @@ impl Forward {
                 Arg::I32(some as i32),
                 Arg::F32(std::f32::consts::LOG2_E / (c.head_dim as f32).sqrt()),
             ];
-            let blocks = self.gpu.properties().multiprocessors;
+            let blocks = gpu.multiprocessors;
             // SAFETY: attention.cu's parameters; the buffers hold MAX_ROWS rows and the states
             // of `some` row groups.
             unsafe { self.launch(kernel, blocks, THREADS, shared, &args)? };
@@ -722,14 +723,17 @@ fn functions(
             *bytes = shape.shared_bytes.max(*bytes);
         }
     }
-    let row_warps = attention::row_warps(c.head_dim);
-    if row_warps.is_empty() {
+    let row_tiles = attention::row_tiles(c.head_dim);
+    if row_tiles.is_empty() {
         return Err(head_dim_error(model));
     }
-    for &row_warps in row_warps {
-        let name = attention::kernel(c.head_dim, row_warps).ok_or_else(|| head_dim_error(model))?;
-        let bytes = attention::shared_bytes(c.head_dim, row_warps);
-        shared.insert(name, ("attention", bytes));
+    for &row_tiles in row_tiles {
+        let name = attention::kernel(c.head_dim, row_tiles).ok_or_else(|| head_dim_error(model))?;
+        let bytes = attention::shared_bytes(c.head_dim, row_tiles);
+        // those that do not, no pass chooses
+        if bytes <= gpu.properties().shared_bytes {
+            shared.insert(name, ("attention", bytes));
+        }
     }
     let found = shared
         .into_iter()

@@ -22,7 +22,8 @@ pub mod verify;
 mod weights;
 
 pub use attention::{
-    kernel as attention_kernel, row_warps, shared_bytes as attention_shared_bytes,
+    choose as choose_row_tiles, kernel as attention_kernel, row_tiles,
+    shared_bytes as attention_shared_bytes,
 };
 pub use driver::{Arg, Function, Gpu, OLDEST_DRIVER, Properties};
 pub use forward::{Forward, chip};

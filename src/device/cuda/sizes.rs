@@ -52,7 +52,7 @@ impl Sizes {
             partials: most(&|p| p.partial_buffer_bytes(MAX_ROWS)),
             counters: 4 * most(&|p| p.row_tiles),
             attention: ATTENTION_PARTIALS
-                .max(attention_record(c) * 8 * c.kv_heads * capacity.div_ceil(SPLIT)),
+                .max(attention_record(c) * 16 * c.kv_heads * capacity.div_ceil(SPLIT)),
             arrived: 4 * row_groups * c.kv_heads,
             logits: 4 * MAX_ROWS * c.vocab_size.next_multiple_of(GROUP),
             best: size_of::<Best>() * MAX_ROWS * plans.head.parts(),
