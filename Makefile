@@ -24,7 +24,7 @@ RELEASE = $${CARGO_TARGET_DIR:-target}/release
 help:
 	@echo 'make demo     answer problems with the small pair in models/demo, five ways side by side'
 	@echo 'make test     formatting, lints, tests, doc tests, one short pass over every bench'
-	@echo 'make test-long whole steps in every order, long contexts, wide models layer by layer: two hours'
+	@echo 'make test-long whole steps in every order, long contexts, wide models layer by layer: hours'
 	@echo 'make test-ray mine over a local Ray cluster, and lose a worker on the way'
 	@echo 'make bench    all benches, timed, and a page of their figures in target/criterion/summary.md'
 	@echo 'make bench-quick  the criterion suites in two minutes, with the same page'

@@ -35,13 +35,13 @@
 // the row's path into the lanes that plain decoding would use, and the row keeps its own result.
 #include "layout.cuh"
 #include "ptx.cuh"
+#include "softmax.cuh"
 
 namespace {
 
 constexpr int WARPS = 8;
 constexpr int SPLIT_TILES = 32;
 constexpr int SUB_TILES = 4;
-constexpr float INFINITE = __builtin_huge_valf();
 
 template <int HEAD_DIM, int ROW_TILES>
 struct Shape {
@@ -91,99 +91,6 @@ struct Shape {
 
     static constexpr int RECORD = N_TILES * 512 + 16 * 8;  // bytes of a row tile's partial
 };
-
-// What one warp knows of 16 mma rows, lane 4 g + t of rows g and g + 8: the largest score in units
-// of log2, the sum of weights (this lane's part of it until the sub-split ends), the weighted values.
-template <int N_TILES>
-struct State {
-    float top[2];
-    float sum[2];
-    float value[N_TILES][4];
-
-    __device__ __forceinline__ void clear() {
-        top[0] = top[1] = -INFINITE;
-        sum[0] = sum[1] = 0;
-#pragma unroll
-        for (int n = 0; n < N_TILES; n++) value[n][0] = value[n][1] = value[n][2] = value[n][3] = 0;
-    }
-    // the whole sums, when a sub-split is over
-    __device__ __forceinline__ void end() {
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            sum[h] = __fadd_rn(sum[h], __shfl_xor_sync(~0u, sum[h], 1));
-            sum[h] = __fadd_rn(sum[h], __shfl_xor_sync(~0u, sum[h], 2));
-        }
-    }
-};
-
-// 2^(from - to), where from <= to: 1 where they are equal, infinities included.
-__device__ __forceinline__ float decay(float from, float to) {
-    float power = exp2_approx(__fsub_rn(from, to));  // apart, for a select and no branch
-    return from == to ? 1.0f : power;
-}
-
-// Folds (top, sum) of one more state into those of a running one; the weights of both come back.
-__device__ __forceinline__ void fold(float& top, float& sum, float2 more, float& keep, float& add) {
-    float most = fmaxf(top, more.x);
-    keep = decay(top, most);
-    add = decay(more.x, most);
-    add = more.x == -INFINITE ? 0.0f : add;
-    top = most;
-    sum = __fmaf_rn(sum, keep, __fmul_rn(more.y, add));
-}
-
-__device__ __forceinline__ void fold(float (&value)[4], const float (&keep)[2], float4 more, const float (&add)[2]) {
-    value[0] = __fmaf_rn(value[0], keep[0], __fmul_rn(more.x, add[0]));
-    value[1] = __fmaf_rn(value[1], keep[0], __fmul_rn(more.y, add[0]));
-    value[2] = __fmaf_rn(value[2], keep[1], __fmul_rn(more.z, add[1]));
-    value[3] = __fmaf_rn(value[3], keep[1], __fmul_rn(more.w, add[1]));
-}
-
-// Takes the scores of a tile into the state's maxima and sums, decays its values; gives the tile's
-// weights as the A operand. Positions that rows do not see are masked where `masked`: `seen` has the
-// last that they do, of rows g and g + 8.
-template <int N_TILES, class Seen>
-__device__ __forceinline__ uint4 weigh(State<N_TILES>& state, float (&score)[2][4], float scale, bool masked,
-                                       int first_position, const Seen& seen) {
-    if (masked) {
-        const int2 last = *seen();
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            int position = first_position + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
-            if (position > (i % 4 < 2 ? last.x : last.y)) score[i / 4][i % 4] = -INFINITE;
-        }
-    }
-    float shift[2], keep[2];
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float most = fmaxf(fmaxf(score[0][2 * h], score[0][2 * h + 1]), fmaxf(score[1][2 * h], score[1][2 * h + 1]));
-        most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
-        most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
-        most = fmaxf(state.top[h], __fmul_rn(most, scale));
-        keep[h] = decay(state.top[h], most);
-        state.top[h] = most;
-        // a row that has seen nothing yet: all its scores are -inf, and stay so
-        shift[h] = most == -INFINITE ? 0.0f : -most;
-    }
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        score[i / 4][i % 4] = exp2_approx(__fmaf_rn(score[i / 4][i % 4], scale, shift[i % 4 / 2]));
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float sum = __fadd_rn(__fadd_rn(score[0][2 * h], score[0][2 * h + 1]),
-                              __fadd_rn(score[1][2 * h], score[1][2 * h + 1]));
-        state.sum[h] = __fmaf_rn(state.sum[h], keep[h], sum);
-    }
-    // most tiles move no maximum
-    if (__any_sync(~0u, keep[0] != 1.0f || keep[1] != 1.0f)) {
-#pragma unroll
-        for (int n = 0; n < N_TILES; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) state.value[n][i] = __fmul_rn(state.value[n][i], keep[i / 2]);
-    }
-    return {pack_bf16(score[0][0], score[0][1]), pack_bf16(score[0][2], score[0][3]),
-            pack_bf16(score[1][0], score[1][1]), pack_bf16(score[1][2], score[1][3])};
-}
 
 // The A operands of a warp's q.
 template <class S>
@@ -308,7 +215,7 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
     // Registers are scarce while values run: what is asked for only between items, or for tiles that lie
     // apart, waits here.
     __shared__ struct {
-        int rows, shared, total, splits, groups, each, items;           // of the pass; total mma rows
+        int rows, shared, total, splits, groups, each, items;         // of the pass; total mma rows
         int item, row_group, split, head, first_mma_row, own_splits;  // of the item
     } waiting;
     volatile auto& parked = waiting;
@@ -347,15 +254,16 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
     // groups of rows that share positions follow each other: the second finds them in L2
     int item = blockIdx.x;
     while (item < parked.items) {
-        const int groups = parked.groups, splits = parked.splits, each = EACH > 1 ? parked.each : 1;
+        const int groups = parked.groups;
+        int splits = parked.splits, each = EACH > 1 ? parked.each : 1;
         const int row_group = item % groups;
         const int split = item / groups % splits;
-        const int head = item / groups / splits;
+        int head = item / groups / splits;
 
-        const int first_mma_row = (first_group * (EACH / each) + row_group) * each * ROW_WARPS * 16;
+        int first_mma_row = (first_group * (EACH / each) + row_group) * each * ROW_WARPS * 16;
         const int end_mma_row = min(first_mma_row + each * ROW_WARPS * 16, parked.total);
         const int last_seen = last_position(first_mma_row / group, (end_mma_row - 1) / group);
-        const int own_splits = last_seen / (SPLIT_TILES * TILE) + 1;
+        int own_splits = last_seen / (SPLIT_TILES * TILE) + 1;
         // of half a group there may be no rows
         if (split >= own_splits || first_mma_row >= end_mma_row) {
             item += gridDim.x;
@@ -403,7 +311,8 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
         const uint32_t ring = shared_address(base) + position_warp * S::SLOTS * S::HALF_BYTES + lane * 16;
         auto fill = [&](int slot) {
             if (half < end_half) {
-                const char* from = (half % 2 ? values : keys) + static_cast<size_t>(half / 2) * S::HALF_BYTES + lane * 16;
+                const char* from = half % 2 ? values : keys;
+                from += static_cast<size_t>(half / 2) * S::HALF_BYTES + lane * 16;
 #pragma unroll
                 for (int k = 0; k < K_TILES; k += ROW_WARPS)
                     if (K_TILES % ROW_WARPS == 0 || k + row_warp < K_TILES)
@@ -530,9 +439,9 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
                         state.clear();
 #pragma unroll 1
                         for (int tile = step_tile; tile < min(step_tile + SUB_TILES, warp_tiles); tile++)
-                            attend_gathered<S>(state, query[e], keys + head_at(), values + head_at(), rows, path, positions,
-                                               tile, scale, parked.first_mma_row + (row_warp + e * ROW_WARPS) * 16, group,
-                                               seen(e));
+                            attend_gathered<S>(state, query[e], keys + head_at(), values + head_at(), rows, path,
+                                               positions, tile, scale,
+                                               parked.first_mma_row + (row_warp + e * ROW_WARPS) * 16, group, seen(e));
                         state.end();
                         keep_folded(e, state);
                     }
@@ -548,8 +457,9 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
             for (int tile = first; tile < min(first + SUB_TILES, end_tile); tile++) {
                 if (EACH == 1 && tile >= direct) {
                     if (tile < warp_tiles)
-                        attend_gathered<S>(state[0], query[0], keys + head_at(), values + head_at(), rows, path, positions,
-                                           tile, scale, parked.first_mma_row + row_warp * 16, group, seen(0));
+                        attend_gathered<S>(state[0], query[0], keys + head_at(), values + head_at(), rows, path,
+                                           positions, tile, scale, parked.first_mma_row + row_warp * 16, group,
+                                           seen(0));
                     continue;
                 }
                 const bool ahead = tile + 1 < first + SUB_TILES && tile + 1 < direct && tile + 1 < warp_tiles;
@@ -616,7 +526,8 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
                             int n = p * OWN + first + i;
                             if (first + i >= OWN || n >= N_TILES) continue;
                             const float(&v)[4] = state[0].value[n];
-                            exchange[((warp * POSITION_WARPS + p) * S::ROUND + i) * 32 + lane] = {v[0], v[1], v[2], v[3]};
+                            const int at = (warp * POSITION_WARPS + p) * S::ROUND + i;
+                            exchange[at * 32 + lane] = {v[0], v[1], v[2], v[3]};
                         }
                     __syncthreads();
                     if (first == 0) {
@@ -641,8 +552,9 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
 
         // what was waiting
         item = parked.item + gridDim.x;
-        const int total = parked.total, splits_now = parked.splits, each_now = EACH > 1 ? parked.each : 1;
-        const int head_now = parked.head, first_row = parked.first_mma_row, splits_seen = parked.own_splits;
+        const int total = parked.total;
+        splits = parked.splits, each = EACH > 1 ? parked.each : 1;
+        head = parked.head, first_mma_row = parked.first_mma_row, own_splits = parked.own_splits;
         // the folded state of row tile e, in registers
         const auto recall = [&](int e) {
             float4 was = *kept_state(e);
@@ -657,13 +569,13 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
                 }
             }
         };
-        const int place = parked.row_group * kv_heads + head_now;
-        const size_t stride = static_cast<size_t>(each_now) * ROW_WARPS * S::RECORD;  // of a split
-        char* const record = partials + place * splits_now * stride + row_warp * S::RECORD;
-        if (splits_seen > 1) {
+        const int place = parked.row_group * kv_heads + head;
+        const size_t stride = static_cast<size_t>(each) * ROW_WARPS * S::RECORD;  // of a split
+        char* const record = partials + place * splits * stride + row_warp * S::RECORD;
+        if (own_splits > 1) {
 #pragma unroll 1
-            for (int e = 0; e < each_now; e++) {
-                if (first_row + (row_warp + e * ROW_WARPS) * 16 >= total) break;
+            for (int e = 0; e < each; e++) {
+                if (first_mma_row + (row_warp + e * ROW_WARPS) * 16 >= total) break;
                 if constexpr (POSITION_WARPS == 1) recall(e);
                 float4* to = reinterpret_cast<float4*>(record + parked.split * stride + e * ROW_WARPS * S::RECORD);
 #pragma unroll
@@ -681,7 +593,7 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
             if (threadIdx.x == 0) {
                 __threadfence();
                 // the last one's turns the counter back to zero
-                is_last = atomicInc(arrived + place, splits_seen - 1) == splits_seen - 1;
+                is_last = atomicInc(arrived + place, own_splits - 1) == own_splits - 1;
                 __threadfence();
             }
             __syncthreads();
@@ -690,14 +602,14 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
 
         const int pairs = (kv_heads * group * HEAD_DIM + PAIR - 1) / PAIR;
 #pragma unroll 1
-        for (int e = 0; e < each_now; e++) {
-            const int warp_row = first_row + (row_warp + e * ROW_WARPS) * 16;
+        for (int e = 0; e < each; e++) {
+            const int warp_row = first_mma_row + (row_warp + e * ROW_WARPS) * 16;
             if (warp_row >= total) break;
-            if (splits_seen > 1) {
+            if (own_splits > 1) {
                 folded.clear();
                 // several splits' loads in flight
 #pragma unroll(OWN >= 8 ? 1 : 8 / OWN)
-                for (int s = 0; s < splits_seen; s++) {
+                for (int s = 0; s < own_splits; s++) {
                     const float4* from = reinterpret_cast<float4*>(record + s * stride + e * ROW_WARPS * S::RECORD);
                     float keep[2], add[2];
 #pragma unroll
@@ -723,7 +635,7 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
                     word[i] = pack_bf16(__fadd_rn(__fmul_rn(folded.value[i][2 * h], inverse), 0.0f),
                                         __fadd_rn(__fmul_rn(folded.value[i][2 * h + 1], inverse), 0.0f));
                 const int row = mma_row / group;
-                const int feature = (head_now * group + mma_row % group) * HEAD_DIM + position_warp * OWN * 8;
+                const int feature = (head * group + mma_row % group) * HEAD_DIM + position_warp * OWN * 8;
                 write_row<OWN % 4 == 0 && HEAD_DIM % 32 == 0 ? 4 : OWN % 2 == 0 ? 2 : 1>(out, pairs, row, feature, word,
                                                                                        owned);
             }

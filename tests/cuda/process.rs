@@ -96,10 +96,11 @@ fn fault(kind: &str, number: u64) {
     assert_eq!(code, 0, "{kind:?}");
 }
 
-/// In a process that runs on softcuda: `run` with its first allocation failing, and so on, until it
-/// has no such call any more, then so with copies and launches. It gets the kind, and says by `Err`
-/// what failed. After each failure it must succeed when nothing fails, and `check` what it gave.
-/// Nothing may be left of it on the device. Gives how many calls failed of each kind.
+/// In a process that runs on softcuda: `run` with its first allocation failing, then with its second,
+/// until it has no such call any more, and so with copies and launches. `error` gets the kind of call
+/// and what `run` said of it. After each failure `run` must succeed, and `check` gets which call had
+/// failed and what `run` gave. Nothing may be left on the device. Gives how many calls failed of each
+/// kind.
 pub fn every_failure<T, E: Display>(
     run: impl Fn() -> Result<T, E>,
     error: impl Fn(&str, &str),

@@ -241,22 +241,28 @@ fn a_process_chooses_its_next_failures() {
 fn a_module_that_is_loaded_again_has_kernels_of_its_own() {
     let test = "faults::a_module_that_is_loaded_again_has_kernels_of_its_own";
     on_softcuda(test, &[], || {
-        // SAFETY: memory lives until the end.
-        unsafe {
-            start();
-            let p = device(&[1; 32]);
-            let first = module(PTX);
-            ok(add(function(first, "add"), null_mut(), p, 1));
-            let second = module(PTX);
-            let add_to = function(second, "add");
-            assert_ne!(add_to, function(first, "add"));
-            ok(sys::cuModuleUnload(first));
-            ok(add(add_to, null_mut(), p, 1));
-            ok(sys::cuModuleUnload(second));
-            let third = function(module(PTX), "add");
-            ok(add(third, null_mut(), p, 1));
-            assert_eq!(read(p, 1), [4]);
-            ok(sys::cuMemFree_v2(p));
+        // one that places a variable, and one that places none, which is known the second time
+        let (before, _) = PTX.split_once(".visible .entry count()").expect("a kernel");
+        let without = before.replace(".global .align 4 .u32 counter = 5;", "");
+        assert!(PTX.contains("counter") && !without.contains("counter"));
+        start();
+        for text in [PTX, &without] {
+            // SAFETY: memory lives until the end.
+            unsafe {
+                let p = device(&[1; 32]);
+                let first = module(text);
+                ok(add(function(first, "add"), null_mut(), p, 1));
+                let second = module(text);
+                let add_to = function(second, "add");
+                assert_ne!(add_to, function(first, "add"));
+                ok(sys::cuModuleUnload(first));
+                ok(add(add_to, null_mut(), p, 1));
+                ok(sys::cuModuleUnload(second));
+                let third = function(module(text), "add");
+                ok(add(third, null_mut(), p, 1));
+                assert_eq!(read(p, 1), [4]);
+                ok(sys::cuMemFree_v2(p));
+            }
         }
     });
 }
