@@ -305,15 +305,53 @@ impl Grouped {
         }
     }
 
+    /// C += A B. Eight columns side by side, but for halves and what is not finite.
+    #[inline(always)]
     fn run(self, a: &MatrixA, b: &MatrixB, c: &mut [[f32; 8]; 16], k: usize) {
+        let finite = |values: &[f32]| values.iter().all(|x| x.is_finite());
+        let plain = !self.half
+            && a.iter().all(|row| finite(&row[..k]))
+            && b[..k].iter().all(|row| finite(row));
+        let [least_a, least_b] = self.least;
+        let exponents_a = a.map(|row| row.map(|x| exponent(x, least_a)));
+        let exponents_b = b.map(|row| row.map(|x| exponent(x, least_b)));
+        let wide_b = b.map(|row| row.map(f64::from));
         for row in 0..16 {
-            for column in 0..8 {
-                let sum = &mut c[row][column];
-                let mut start = 0;
-                while start < k {
-                    let end = (start + self.group).min(k);
-                    *sum = self.sum(*sum, (start..end).map(|i| (a[row][i], b[i][column])));
-                    start = end;
+            for start in (0..k).step_by(self.group) {
+                let group = start..(start + self.group).min(k);
+                let before = c[row];
+                let products =
+                    |column: usize| group.clone().map(move |i| (a[row][i], b[i][column]));
+                if !(plain && finite(&before)) {
+                    c[row] = std::array::from_fn(|j| self.sum(before[j], products(j)));
+                    continue;
+                }
+                let mut most = before.map(|c| exponent(c, LEAST));
+                for i in group.clone() {
+                    for j in 0..8 {
+                        most[j] = most[j].max(exponents_a[row][i] + exponents_b[i][j]);
+                    }
+                }
+                let scale = most.map(|most| power(self.kept - most));
+                // whole numbers below 2^33, exact in f64; zeros are positive from the first on
+                let mut sums = [0f64; 8];
+                for j in 0..8 {
+                    sums[j] += (f64::from(before[j]) * scale[j]).trunc();
+                }
+                for i in group.clone() {
+                    let x = f64::from(a[row][i]);
+                    for j in 0..8 {
+                        sums[j] += (x * wide_b[i][j] * scale[j]).trunc();
+                    }
+                }
+                for j in 0..8 {
+                    c[row][j] = cut(sums[j] * power(most[j] - self.kept));
+                }
+                // whether zero is negative
+                for j in 0..8 {
+                    if c[row][j] == 0.0 && before[j].is_sign_negative() {
+                        c[row][j] = self.sum(before[j], products(j));
+                    }
                 }
             }
         }
@@ -336,18 +374,13 @@ impl Grouped {
             let negative = terms().all(|t| t.is_sign_negative());
             return if negative { -0.0 } else { 0.0 };
         }
-        let exponent = |x: f32, least: i32| match x {
-            0.0 => -126,
-            _ => ((f64::from(x).to_bits() >> 52 & 0x7ff) as i32 - 1023).max(least),
-        };
         let [a, b] = self.least;
         let most = products
             .clone()
             .map(|(x, y)| exponent(x, a) + exponent(y, b))
-            .fold(exponent(c, if self.half { -14 } else { -126 }), i32::max);
+            .fold(exponent(c, if self.half { -14 } else { LEAST }), i32::max);
         // one unit of the sum
         let unit = most - self.kept;
-        let power = |e: i32| f64::from_bits(((1023 + e) as u64) << 52);
         let sum: i64 = terms().map(|t| (t * power(-unit)) as i64).sum();
         let exact = sum as f64 * power(unit);
         if self.half {
@@ -359,6 +392,33 @@ impl Grouped {
         }
         f32::from_bits(Format::F32.round(exact, Round::Rz, false))
     }
+}
+
+/// The least exponent of f32, and that of zero.
+const LEAST: i32 = -126;
+
+#[inline(always)]
+fn exponent(x: f32, least: i32) -> i32 {
+    let own = (x.to_bits() >> 23 & 0xff) as i32 - 127;
+    if x == 0.0 { LEAST } else { own.max(least) }
+}
+
+#[inline(always)]
+fn power(e: i32) -> f64 {
+    f64::from_bits(((1023 + e) as u64) << 52)
+}
+
+/// `x` cut off to an f32 towards zero; infinite beyond the range.
+#[inline(always)]
+fn cut(x: f64) -> f32 {
+    let normal = f64::from_bits(x.to_bits() & !((1 << 29) - 1));
+    let denormal = (x * power(149)).trunc() * power(-149);
+    // exact: to nearest has nothing to decide
+    (if x.abs() < power(LEAST) {
+        denormal
+    } else {
+        normal
+    }) as f32
 }
 
 fn integer(regs: &mut Regs, mma: &Mma) {
@@ -404,5 +464,64 @@ fn integer(regs: &mut Regs, mma: &Mma) {
             }
         });
         i32::put(regs, mma.d[i], &values, u32::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Numbers of a narrow format: some alike in size, some at the ends of the range, zeros of both
+    /// signs, and seldom none.
+    fn narrow(bits: u32, kind: u32) -> f32 {
+        let sign = bits & 0x8000_0000;
+        let fraction = bits & 0x007f_0000;
+        let exponent = match kind % 64 {
+            0 => 0xff,
+            1..6 => 0xfe - (bits & 3),
+            6..12 => bits & 3,
+            12..20 => return f32::from_bits(sign),
+            20..30 => bits & 0xff,
+            _ => 120 + (bits & 15),
+        };
+        f32::from_bits(sign | exponent << 23 | fraction)
+    }
+
+    proptest! {
+        #[test]
+        fn columns_side_by_side_are_those_one_by_one(
+            bits in prop::collection::vec((any::<u32>(), any::<u32>()), 16 * K + 8 * K + 128),
+            (group, kept) in prop::sample::select(vec![(8, 24), (16, 25)]),
+            least in prop::sample::select(vec![-126, -14, -6]),
+            // how often a matrix has what is not finite
+            tame in 0u32..2,
+        ) {
+            let grouped = Grouped { group, kept, least: [least, least], half: false };
+            let mut numbers = bits.iter().map(|&(bits, kind)| narrow(bits, match kind % 64 {
+                0 if tame == 1 => 1,
+                kind => kind,
+            }));
+            let mut next = || numbers.next().expect("enough");
+            let a: MatrixA = std::array::from_fn(|_| std::array::from_fn(|_| next()));
+            let b: MatrixB = std::array::from_fn(|_| std::array::from_fn(|_| next()));
+            let c: [[f32; 8]; 16] = std::array::from_fn(|_| std::array::from_fn(|_| next()));
+            for k in [8, 16, 32] {
+                let mut found = c;
+                grouped.run(&a, &b, &mut found, k);
+                for row in 0..16 {
+                    for column in 0..8 {
+                        let mut expected = c[row][column];
+                        for start in (0..k).step_by(group) {
+                            let of_group = start..(start + group).min(k);
+                            let products = of_group.map(|i| (a[row][i], b[i][column]));
+                            expected = grouped.sum(expected, products);
+                        }
+                        let found = found[row][column];
+                        prop_assert_eq!(found.to_bits(), expected.to_bits(), "{} {}", found, expected);
+                    }
+                }
+            }
+        }
     }
 }
