@@ -68,7 +68,7 @@ fn main() {
             println!("{} steps", times.steps);
             continue;
         }
-        let rounds = if short { 2 } else { pair.rounds };
+        let rounds = if short { 1 } else { pair.rounds };
         for head in &HEADS[1..] {
             let without = step(&pair.target, "none");
             let with = step(&pair.target, head);

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 fn main() {
     let short = std::env::args().any(|a| a == "--test");
-    let rounds = if short { 3 } else { 15 };
+    let rounds = if short { 1 } else { 15 };
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/smollm2-135m");
     assert!(
         dir.is_dir(),

@@ -254,7 +254,7 @@ pub(super) fn transfer_race(
 /// Pages by which the log is sorted.
 const PAGE: u64 = 128;
 
-/// A write, where it is found.
+/// A write to a page: where it is found, and what tells most others apart without looking there.
 #[derive(Clone, Copy)]
 struct Written {
     grid: u32,
@@ -262,6 +262,24 @@ struct Written {
     complete_below: u32,
     log: u32,
     entry: u32,
+    block: u32,
+    warp: u8,
+    /// First byte within the page, and the one behind the last.
+    start: u8,
+    end: u8,
+}
+
+/// The part of an access that lies in a page.
+fn within(entry: &Entry, page: u64) -> (u8, u8) {
+    let end = entry.address + u64::from(entry.bytes);
+    let start = entry.address.saturating_sub(page * PAGE);
+    (start as u8, (end - page * PAGE).min(PAGE) as u8)
+}
+
+/// The pages of an access.
+fn pages(entry: &Entry) -> std::ops::RangeInclusive<u64> {
+    let last = entry.address + u64::from(entry.bytes) - 1;
+    entry.address / PAGE..=last / PAGE
 }
 
 impl Written {
@@ -301,7 +319,7 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
         lists: Vec<[Vec<Written>; 2]>,
     }
     let wide = |kind: Kind| kind.strong() && !kind.block_only();
-    let mut ranges: HashMap<u32, (u64, u64)> = HashMap::new();
+    let mut ranges: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
     for entry in logs.iter().flat_map(|log| &log.entries) {
         if entry.kind.writes() {
             let end = entry.address + u64::from(entry.bytes);
@@ -314,7 +332,7 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
     if ranges.is_empty() {
         return None;
     }
-    let mut written: HashMap<u32, Pages> = HashMap::new();
+    let mut written: BTreeMap<u32, Pages> = BTreeMap::new();
     for (&allocation, &(start, end)) in &ranges {
         let first = start / PAGE;
         let lists = vec![Default::default(); (end.div_ceil(PAGE) - first) as usize];
@@ -325,20 +343,23 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
             if !entry.kind.writes() {
                 continue;
             }
-            let Some(pages) = written.get_mut(&entry.allocation) else {
+            let Some(of_allocation) = written.get_mut(&entry.allocation) else {
                 continue;
             };
-            let last = entry.address + u64::from(entry.bytes) - 1;
-            for page in entry.address / PAGE..=last / PAGE {
-                let segment = &log.segments[entry.segment as usize];
-                pages.lists[(page - pages.first) as usize][usize::from(wide(entry.kind))].push(
-                    Written {
-                        grid: segment.grid as u32,
-                        complete_below: segment.remote.complete_below as u32,
-                        log: l as u32,
-                        entry: e as u32,
-                    },
-                );
+            let segment = &log.segments[entry.segment as usize];
+            for page in pages(entry) {
+                let (start, end) = within(entry, page);
+                let lists = &mut of_allocation.lists[(page - of_allocation.first) as usize];
+                lists[usize::from(wide(entry.kind))].push(Written {
+                    grid: segment.grid as u32,
+                    complete_below: segment.remote.complete_below as u32,
+                    log: l as u32,
+                    entry: e as u32,
+                    block: segment.block,
+                    warp: segment.warp,
+                    start,
+                    end,
+                });
             }
         }
     }
@@ -348,39 +369,35 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
     let mut observed = None;
     for (l, log) in logs.iter().enumerate() {
         for entry in &log.entries {
-            let Some(pages) = written.get(&entry.allocation) else {
+            let Some(of_allocation) = written.get(&entry.allocation) else {
                 continue;
             };
-            let end = entry.address + u64::from(entry.bytes);
             let segment = &log.segments[entry.segment as usize];
-            for page in entry.address / PAGE..=(end - 1) / PAGE {
+            for page in pages(entry) {
                 let Some([others, strong]) = page
-                    .checked_sub(pages.first)
-                    .and_then(|i| pages.lists.get(i as usize))
+                    .checked_sub(of_allocation.first)
+                    .and_then(|i| of_allocation.lists.get(i as usize))
                 else {
                     continue;
                 };
+                let (start, end) = within(entry, page);
                 let strong = if wide(entry.kind) { &[] } else { &strong[..] };
                 let met = [others, strong].map(|list| Written::unordered(list, segment));
                 for written in met.into_iter().flatten() {
-                    let m = written.log;
-                    let other_log = &logs[m as usize];
-                    let other = &other_log.entries[written.entry as usize];
-                    let other_end = other.address + u64::from(other.bytes);
-                    let start = entry.address.max(other.address);
-                    if start >= end.min(other_end) {
+                    if start.max(written.start) >= end.min(written.end) {
                         continue;
                     }
-                    let other_segment = &other_log.segments[other.segment as usize];
-                    let same_warp =
-                        segment.block == other_segment.block && segment.warp == other_segment.warp;
+                    let same_warp = segment.block == written.block && segment.warp == written.warp;
                     let non_coherent = entry.kind == Kind::NonCoherent
-                        && !segment.remote.is_complete(other_segment.grid)
-                        && segment.grid >= other_segment.grid;
+                        && !segment.remote.is_complete(written.grid as usize)
+                        && segment.grid >= written.grid as usize;
+                    if same_warp && !non_coherent {
+                        continue;
+                    }
+                    let m = written.log as usize;
+                    let other = &logs[m].entries[written.entry as usize];
                     if !non_coherent {
-                        if same_warp {
-                            continue;
-                        }
+                        let other_segment = &logs[m].segments[other.segment as usize];
                         if entry.kind.strong() && other.kind.strong() {
                             let apart = segment.block != other_segment.block;
                             let narrow = entry.kind.block_only() || other.kind.block_only();
@@ -392,7 +409,7 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
                             continue;
                         }
                         // the list is of writes: one of the two is a strong one, or none
-                        let (entry, other) = ((l, entry), (m as usize, other));
+                        let (entry, other) = ((l, entry), (m, other));
                         let observed = observed.get_or_insert_with(|| Observed::new(logs));
                         let strong = |e: &Entry| e.kind.strong() && e.kind.writes();
                         if strong(entry.1) && observed.before(entry, other)
@@ -402,9 +419,9 @@ pub(super) fn races(logs: &[Log]) -> Option<Race> {
                         }
                     }
                     return Some(Race {
-                        first: (m as usize, *other),
+                        first: (m, *other),
                         second: (l, *entry),
-                        address: start,
+                        address: entry.address.max(other.address),
                         non_coherent,
                     });
                 }
