@@ -4,7 +4,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use softcuda::device::Model;
-use softcuda::exec::{Launch, Options, launch};
+use softcuda::exec::{Accumulate, Launch, Options, launch};
 use softcuda::memory::Memory;
 use softcuda::ptx::Module;
 use std::sync::Arc;
@@ -22,6 +22,10 @@ fn ptx(declarations: &str, before: &str, body: &str, after: &str) -> String {
 }
 
 fn bench(c: &mut Criterion, name: &str, text: &str, per_body: u64) {
+    bench_under(c, name, text, per_body, &Options::default());
+}
+
+fn bench_under(c: &mut Criterion, name: &str, text: &str, per_body: u64, options: &Options) {
     let model = Model::named("h100").expect("a model");
     let memory = Memory::new(1 << 30);
     let module = Module::load(text, model, &memory, None).expect("it loads");
@@ -45,7 +49,6 @@ fn bench(c: &mut Criterion, name: &str, text: &str, per_body: u64) {
         concurrent: false,
         transfers: Vec::new(),
     };
-    let options = Options::default();
     let mut group = c.benchmark_group("warp instructions");
     group.sample_size(20);
     group.measurement_time(std::time::Duration::from_secs(2));
@@ -53,7 +56,7 @@ fn bench(c: &mut Criterion, name: &str, text: &str, per_body: u64) {
     let count = 64 * u64::from(rounds) * warps * per_body;
     group.throughput(Throughput::Elements(count));
     group.bench_function(name, |b| {
-        b.iter(|| launch(&memory, model, &options, std::slice::from_ref(&grid)).expect("it runs"));
+        b.iter(|| launch(&memory, model, options, std::slice::from_ref(&grid)).expect("it runs"));
     });
     group.finish();
 }
@@ -183,7 +186,13 @@ fn speed(c: &mut Criterion) {
     let before: String = (0..16).map(|i| format!("mov.b32 %f{i}, 0;\n")).collect();
     let body = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f0, %f1, %f2, %f3}, \
                 {%f4, %f5, %f6, %f7}, {%f8, %f9}, {%f0, %f1, %f2, %f3};\n";
-    bench(c, "mma.m16n8k16", &ptx(mma, &before, body, keep), 1);
+    let text = ptx(mma, &before, body, keep);
+    bench(c, "mma.m16n8k16", &text, 1);
+    let groups = Options {
+        accumulate: Accumulate::Groups8,
+        ..Options::default()
+    };
+    bench_under(c, "mma.m16n8k16 in groups of 8", &text, 1, &groups);
 }
 
 criterion_group!(benches, speed, fences);
