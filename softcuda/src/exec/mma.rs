@@ -472,8 +472,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Numbers of a narrow format: some alike in size, some at the ends of the range, zeros of both
-    /// signs, and seldom none.
+    /// Numbers of a narrow format: most alike in size, some at the ends of the range, zeros of both
+    /// signs, and seldom infinity or NaN.
     fn narrow(bits: u32, kind: u32) -> f32 {
         let sign = bits & 0x8000_0000;
         let fraction = bits & 0x007f_0000;
@@ -494,7 +494,7 @@ mod tests {
             bits in prop::collection::vec((any::<u32>(), any::<u32>()), 16 * K + 8 * K + 128),
             (group, kept) in prop::sample::select(vec![(8, 24), (16, 25)]),
             least in prop::sample::select(vec![-126, -14, -6]),
-            // how often a matrix has what is not finite
+            // whether infinities and NaN are left out, which make all of a product go one by one
             tame in 0u32..2,
         ) {
             let grouped = Grouped { group, kept, least: [least, least], half: false };
