@@ -1,7 +1,7 @@
 //! Attention by context and by tree, as a pass of a model that has little else: one layer of 32
 //! heads in 8 groups of 64, as Llama-3.2-1B has them, over a residual stream of 64.
 //!
-//! Bytes are the keys and values that one row reads, in f32 (bf16 on CUDA: half of them); elements are rows.
+//! Bytes are the keys and values that one row reads, in f32 (f16 on CUDA: half of them); elements are rows.
 
 mod common;
 

@@ -1,7 +1,7 @@
 // Attention of a pass over a KV cache: out = softmax(q k^T / sqrt(head_dim)) v, for chains and trees.
 //
-//   out     bf16, activations in B order [rows, heads * head_dim] (layout.cuh)
-//   q       bf16 [kv head][row * group + h][head_dim], kv heads MAX_ROWS * group rows apart
+//   out     f16, activations in B order [rows, heads * head_dim] (layout.cuh)
+//   q       f16 [kv head][row * group + h][head_dim], kv heads MAX_ROWS * group rows apart
 //   keys, values    one layer of the cache (layout.cuh), capacity_tiles tiles a kv head
 //   rows, path      the pass (layout.cuh)
 //   partials        record [row group][kv head][split][row tile]: head_dim * 64 + 128 bytes
@@ -632,7 +632,7 @@ __device__ __forceinline__ void attention(uint32_t* out, const uint4* q, const c
                 uint32_t word[OWN];
 #pragma unroll
                 for (int i = 0; i < OWN; i++)
-                    word[i] = pack_bf16(__fadd_rn(__fmul_rn(folded.value[i][2 * h], inverse), 0.0f),
+                    word[i] = pack_f16(__fadd_rn(__fmul_rn(folded.value[i][2 * h], inverse), 0.0f),
                                         __fadd_rn(__fmul_rn(folded.value[i][2 * h + 1], inverse), 0.0f));
                 const int row = mma_row / group;
                 const int feature = (head * group + mma_row % group) * HEAD_DIM + position_warp * OWN * 8;

@@ -6,7 +6,7 @@
 // For each row of the pass, e the embedding of its token:
 //
 //   x        [rows, hidden] f32        e
-//   normed   [rows, hidden] B order    bf16(e * gain), the input of the first layer's norm but for
+//   normed   [rows, hidden] B order    f16(e * gain) , the input of the first layer's norm but for
 //                                      its scale; features beyond `hidden` are zero
 //   squares  [1 partial][MAX_ROWS] f32 sum of e^2
 //
@@ -46,11 +46,10 @@ extern "C" __global__ void __launch_bounds__(256)
             const int feature = pair * PAIR + eight * 8 + t * 2;
             scaled[eight] = 0;
             if (feature < hidden) {
-                const float2 e = make_float2(__uint_as_float(embedding[eight] << 16),
-                                             __uint_as_float(embedding[eight] & 0xffff0000));
+                const float2 e = unpack_f16(embedding[eight]);
                 const float2 g = *reinterpret_cast<const float2*>(gain + feature);
                 *reinterpret_cast<float2*>(x_row + feature) = e;
-                scaled[eight] = pack_bf16(e.x * g.x, e.y * g.y);
+                scaled[eight] = pack_f16(e.x * g.x, e.y * g.y);
                 sum = fmaf(e.x, e.x, sum);
                 sum = fmaf(e.y, e.y, sum);
             }

@@ -5,17 +5,17 @@
 
 // Hidden states after the final norm: last_hidden [rows, hidden] f32 =
 //
-//   x / sqrt(sum of squares / hidden + eps) * gain
+//   x / sqrt(sum of squares / hidden + eps) * gain * gain_scale
 //
 // x [rows, hidden] f32, gain [hidden] f32, squares [partials][MAX_ROWS] f32, added up in ascending
-// order. hidden is a multiple of 4, partials at most 64.
+// order, gain_scale a power of two, the reverse of what gain was multiplied by. hidden is a multiple of 4, partials at most 64.
 //
 // Grid: one block for each row that the pass may have, block: 256.
 // Bytes of a row: 4 * (2 * hidden + partials) read, 4 * hidden written.
 // Neighbours: the last layer has written x and its partial sums.
 extern "C" __global__ void __launch_bounds__(256)
     hidden(const Rows* pass, const float* x, const float* gain, const float* squares, float* last_hidden,
-           int hidden, int partials, float eps) {
+           int hidden, int partials, float eps, float gain_scale) {
     after_previous();
     const int row = blockIdx.x;
     if (row >= pass->rows) return;
@@ -24,7 +24,7 @@ extern "C" __global__ void __launch_bounds__(256)
     __syncthreads();
     float sum = 0;
     for (int i = 0; i < partials; ++i) sum += partial[i];
-    const float scale = 1.0f / sqrtf(sum / static_cast<float>(hidden) + eps);
+    const float scale = gain_scale / sqrtf(sum / static_cast<float>(hidden) + eps);
 
     const size_t first = static_cast<size_t>(row) * hidden;
     const auto* from = reinterpret_cast<const float4*>(x + first);

@@ -12,7 +12,7 @@ constexpr int IN_FLIGHT = 8;
 // Commits a path in place: in every layer and kv head, node i's key and value move from slot
 // path->slot[i] to slot path->base + i.
 //
-//   cache  [layers][keys, values][kv_heads][capacity * head_dim] bf16, a head as in layout.cuh
+//   cache  [layers][keys, values][kv_heads][capacity * head_dim] f16, a head as in layout.cuh
 //
 // Grid: (kv_heads, 2 * layers, ceil(head_dim / 128)), block: 128. A thread owns one feature of one
 // head and moves its nodes in ascending order, eight at a time. Slots ascend and none is below its

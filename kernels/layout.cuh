@@ -4,7 +4,7 @@
 #include <cstdint>
 
 // ---- weights -------------------------------------------------------------------------------
-// A matrix [N, K] in bf16, cut in tiles of 16 rows and 16 columns; N and K are padded with zeros,
+// A matrix [N, K] in f16, cut in tiles of 16 rows and 16 columns; N and K are padded with zeros,
 // N to whole tiles and K to whole pairs of tiles. A tile is 512 bytes, the A operand of
 // mma.m16n8k16: lane l's eight elements are the 16 bytes at 16 l. Tiles of one row of tiles follow
 // each other: tile (i, j) is tile i * k_tiles + j of the matrix.
@@ -16,7 +16,7 @@
 //   gate and up  row 8 i + r of gate (r < 8), row 8 i + r - 8 of up
 
 // ---- activations ---------------------------------------------------------------------------
-// [rows, K] in bf16 as B operands: 8 rows of the pass are a group, 32 features a pair of k-tiles.
+// [rows, K] in f16 as B operands: 8 rows of the pass are a group, 32 features a pair of k-tiles.
 // (group, pair, lane, 16 bytes): {b0, b1} of the even tile, then {b0, b1} of the odd one, so that
 // lane 4 g + t holds row g's features 2t, 2t+1, 2t+8, 2t+9 of both. K is padded like the matrix's;
 // padding is zero, rows that a pass does not have are old or zero.
@@ -135,7 +135,7 @@ struct Linear {
     float* dots;         // [row_tiles / part_tiles, MAX_ROWS]
 
     // qkv
-    char* q;               // bf16 [kv_heads, MAX_ROWS * group, head_dim]
+    char* q;               // f16 [kv_heads, MAX_ROWS * group, head_dim]
     char* keys;            // of this layer
     char* values;
     const float2* angles;  // (cos, sin) [positions, head_dim / 2]
@@ -156,13 +156,17 @@ struct Linear {
     int first_group;
     int input_parts;
     float inverse_width, eps;
+    // Powers of two that keep f16 activations in range (src/device/range.rs): swiglu's output is
+    // multiplied by out_scale, residual's by `gain`, which has its own; a product by input_scale, which
+    // undoes what its input was multiplied by.
+    float input_scale, out_scale;
     int width, out_pairs;
     // row tiles that share a partial sum of squares, or a best logit; divides the row tiles of a block
     int part_tiles;
     int heads, kv_heads, group, head_dim;
     int first_row, vocabulary, logits_stride;
 };
-static_assert(sizeof(Linear) == 22 * 8 + 20 * 4, "as in linear.rs");
+static_assert(sizeof(Linear) == 22 * 8 + 22 * 4, "as in linear.rs");
 
 // ---- a commit ------------------------------------------------------------------------------
 

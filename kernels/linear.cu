@@ -146,7 +146,7 @@ __device__ void each_part(const Linear& p, int first_tile, int tiles, int group,
     }
 }
 
-// x += y; bf16(x * gain) in B order for the next product; sums of squares of x, and of judge * x.
+// x += y; f16(x * gain) in B order for the next product; sums of squares of x, and of judge * x.
 // Bytes: x read and written, 2 a value for the next product.
 struct Residual {
     static constexpr bool KEEPS = false;
@@ -165,15 +165,15 @@ struct Residual {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 float& v = c[2 * half + i];
-                v = present ? x[8 * half] + (v + bias[half]) : 0.0f;
+                v = present ? x[8 * half] + (v * p.input_scale + bias[half]) : 0.0f;
                 if (present) x[8 * half] = v;
             }
             squares[i] = sum_of_tile(c[i] * c[i] + c[2 + i] * c[2 + i]);
             if (p.judge) dots[i] = sum_of_tile(c[i] * p.judge[f] + c[2 + i] * p.judge[f + 8]);
         }
         uint2 y;
-        y.x = transpose(pack_bf16(c[0] * gain[0], c[1] * gain[0]));
-        y.y = transpose(pack_bf16(c[2] * gain[1], c[3] * gain[1]));
+        y.x = transpose(pack_f16(c[0] * gain[0], c[1] * gain[0]));
+        y.y = transpose(pack_f16(c[2] * gain[1], c[3] * gain[1]));
         const size_t to = (activation_at(p.out_pairs, at.group, at.tile / 2) + at.lane) * 2 + at.tile % 2;
         reinterpret_cast<uint2*>(p.out)[to] = y;
         if (at.g() != 0) return;
@@ -194,7 +194,7 @@ struct Residual {
     }
 };
 
-// silu(gate) * up, in bf16 and B order for the next product. Bytes: 2 a value.
+// silu(gate) * up * out_scale, in f16 and B order for the next product. Bytes: 2 a value.
 struct SwiGlu {
     static constexpr bool KEEPS = false;
 
@@ -206,11 +206,11 @@ struct SwiGlu {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             const float scale = scales[at.column + i];
-            y[i] = silu(c[i] * scale + bias[0]) * (c[2 + i] * scale + bias[1]);
+            y[i] = silu(c[i] * scale + bias[0]) * (c[2 + i] * scale + bias[1]) * p.out_scale;
         }
         // eight features: half a k-tile
         const size_t to = (activation_at(p.out_pairs, at.group, at.tile / 4) + at.lane) * 4 + at.tile % 4;
-        reinterpret_cast<uint32_t*>(p.out)[to] = transpose(pack_bf16(y[0], y[1]));
+        reinterpret_cast<uint32_t*>(p.out)[to] = transpose(pack_f16(y[0], y[1]));
     }
 
     static __device__ void block(const Linear&, int, int, int, int, const float*) {}
@@ -251,7 +251,7 @@ struct Qkv {
                 if (at.row(i) >= rows) continue;
                 for (int h = 0; h < 2; h++)
                     *reinterpret_cast<uint16_t*>(values + value_at(dim, base + at.row(i), feature + h * half)) =
-                        static_cast<uint16_t>(pack_bf16(c[2 * h + i], 0.0f));
+                        static_cast<uint16_t>(pack_f16(c[2 * h + i], 0.0f));
             }
             return;
         }
@@ -271,8 +271,8 @@ struct Qkv {
             c[2 + i] = b * angle.x + a * angle.y;
         }
         // now the lane has row g's features 2 t, 2 t + 1 of the tile
-        const uint32_t low = transpose(pack_bf16(c[0], c[1]));
-        const uint32_t high = transpose(pack_bf16(c[2], c[3]));
+        const uint32_t low = transpose(pack_f16(c[0], c[1]));
+        const uint32_t high = transpose(pack_f16(c[2], c[3]));
         const int row = at.group * GROUP + at.g(), f = i0 + 2 * at.t();
         if (row >= rows) return;
         if (is_q) {
@@ -647,7 +647,7 @@ struct Kernel {
                 const int row = p.first_group * GROUP + i;
                 if (row < rows)
                     for (int part = 0; part < p.input_parts; part++) sum += p.input_squares[part * MAX_ROWS + row];
-                scales()[i] = __frsqrt_rn(sum * p.inverse_width + p.eps);
+                scales()[i] = __frsqrt_rn(sum * p.inverse_width + p.eps) * p.input_scale;
             }
         while (s.first < s.last) {
             for (int sub = 0; sub < subs(); sub++) {

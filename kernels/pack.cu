@@ -1,26 +1,16 @@
 // Weights on their way from the file to fragment order: once, at load.
-#include <cuda_fp16.h>
-
 #include "layout.cuh"
 #include "ptx.cuh"
 
 namespace {
 
-// Eight elements of a row as bf16, two a word; f16 and f32 are rounded to nearest even.
+// Eight elements of a row as f16, two a word. bf16 and f32 are rounded to nearest even: a bf16 that
+// is 2^-17 or more in magnitude, and no more than 65,280, stays what it is; of a smaller one, 2^-25 at
+// most is lost.
 struct Bf16 {
     static constexpr int VECTORS = 1;  // 16-byte vectors that hold them
-    static __device__ void load(const uint4* from, uint32_t (&to)[4]) {
-        const uint4 v = load_streaming(from);
-        to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-    }
-};
-
-struct F16 {
-    static constexpr int VECTORS = 1;
     static __device__ uint32_t convert(uint32_t two) {
-        const auto low = static_cast<unsigned short>(two);
-        const auto high = static_cast<unsigned short>(two >> 16);
-        return pack_bf16(__half2float(__ushort_as_half(low)), __half2float(__ushort_as_half(high)));
+        return pack_f16(__uint_as_float(two << 16), __uint_as_float(two & 0xffff0000));
     }
     static __device__ void load(const uint4* from, uint32_t (&to)[4]) {
         const uint4 v = load_streaming(from);
@@ -28,10 +18,18 @@ struct F16 {
     }
 };
 
+struct F16 {
+    static constexpr int VECTORS = 1;
+    static __device__ void load(const uint4* from, uint32_t (&to)[4]) {
+        const uint4 v = load_streaming(from);
+        to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+    }
+};
+
 struct F32 {
     static constexpr int VECTORS = 2;
     static __device__ uint32_t convert(uint32_t low, uint32_t high) {
-        return pack_bf16(__uint_as_float(low), __uint_as_float(high));
+        return pack_f16(__uint_as_float(low), __uint_as_float(high));
     }
     static __device__ void load(const uint4* from, uint32_t (&to)[4]) {
         const uint4 v = load_streaming(from);

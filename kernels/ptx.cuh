@@ -2,13 +2,13 @@
 #pragma once
 #include <cstdint>
 
-// d += a b: a is 16x16 (row), b 16x8 (col), d 16x8; bf16 in, f32 sums.
+// d += a b: a is 16x16 (row), b 16x8 (col), d 16x8; f16 in, f32 sums.
 // Lane l = 4 g + t holds
 //   a: {(g, 2t..2t+1), (g+8, 2t..), (g, 2t+8..), (g+8, 2t+8..)}, two elements a register
 //   b: {(2t..2t+1, g), (2t+8.., g)}
 //   d: (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1)
 __device__ __forceinline__ void mma(float (&d)[4], const uint4& a, uint32_t b0, uint32_t b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
@@ -22,10 +22,20 @@ __device__ __forceinline__ uint32_t transpose(uint32_t x) {
     return y;
 }
 
-// Two floats as bf16, the first in the lower half, rounded to nearest even.
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+// Two floats as f16, the first in the lower half, rounded to nearest even; what is beyond 65,504
+// becomes infinite.
+__device__ __forceinline__ uint32_t pack_f16(float low, float high) {
     uint32_t y;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
+
+// The floats that two f16 are, the lower half first.
+__device__ __forceinline__ float2 unpack_f16(uint32_t x) {
+    float2 y;
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high; }"
+        : "=f"(y.x), "=f"(y.y)
+        : "r"(x));
     return y;
 }
 

@@ -94,6 +94,6 @@ __device__ __forceinline__ uint4 weigh(State<N_TILES>& state, float (&score)[2][
 #pragma unroll
             for (int i = 0; i < 4; i++) state.value[n][i] = __fmul_rn(state.value[n][i], keep[i / 2]);
     }
-    return {pack_bf16(score[0][0], score[0][1]), pack_bf16(score[0][2], score[0][3]),
-            pack_bf16(score[1][0], score[1][1]), pack_bf16(score[1][2], score[1][3])};
+    return {pack_f16(score[0][0], score[0][1]), pack_f16(score[0][2], score[0][3]),
+            pack_f16(score[1][0], score[1][1]), pack_f16(score[1][2], score[1][3])};
 }

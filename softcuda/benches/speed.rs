@@ -184,7 +184,7 @@ fn speed(c: &mut Criterion) {
     );
     let mma = ".reg .b32 %f<16>;";
     let before: String = (0..16).map(|i| format!("mov.b32 %f{i}, 0;\n")).collect();
-    let body = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f0, %f1, %f2, %f3}, \
+    let body = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f0, %f1, %f2, %f3}, \
                 {%f4, %f5, %f6, %f7}, {%f8, %f9}, {%f0, %f1, %f2, %f3};\n";
     let text = ptx(mma, &before, body, keep);
     bench(c, "mma.m16n8k16", &text, 1);

@@ -9,6 +9,7 @@
 
 pub mod cpu;
 pub mod cuda;
+mod range;
 mod sequence;
 
 use crate::draft::Drafter;

@@ -4,7 +4,7 @@
 use crate::common::{Arg, Device, LEVELS};
 use gavel::device::cuda::layout::MAX_ROWS;
 use gavel::device::cuda::{attention_shared_bytes, choose_row_tiles, row_tiles};
-use half::bf16;
+use half::f16;
 use softcuda::counts::Counts;
 use softcuda::exec::{Accumulate, Options};
 
@@ -99,8 +99,8 @@ impl Pass {
     }
 }
 
-/// The vector of a thing with a name, in bf16: `kind` 0 is a key, 1 a value, from 2 on q.
-fn vector(layer: Layer, kind: usize, head: usize, name: u64) -> Vec<bf16> {
+/// The vector of a thing with a name, in f16: `kind` 0 is a key, 1 a value, from 2 on q.
+fn vector(layer: Layer, kind: usize, head: usize, name: u64) -> Vec<f16> {
     let seed = name
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
         .wrapping_add((kind * 64 + head) as u64)
@@ -112,7 +112,7 @@ fn vector(layer: Layer, kind: usize, head: usize, name: u64) -> Vec<bf16> {
         _ => [1.0, 4.0, 12.0][random.usize(0..3)],
     };
     (0..layer.head_dim)
-        .map(|_| bf16::from_f32((random.f32() - 0.5) * scale))
+        .map(|_| f16::from_f32((random.f32() - 0.5) * scale))
         .collect()
 }
 
@@ -287,11 +287,11 @@ fn run(device: &mut Device, layer: Layer, pass: &Pass, way: &Way) -> Output {
     }
 }
 
-/// Attention of one head in f64, weights rounded to bf16 where the kernel rounds them: relative
+/// Attention of one head in f64, weights rounded to f16 where the kernel rounds them: relative
 /// to the largest score of the sub-split (64 positions) so far.
 fn definition(layer: Layer, pass: &Pass, row: usize, head: usize) -> Vec<f64> {
     let kv_head = head / layer.group;
-    let wide = |v: Vec<bf16>| v.iter().map(|x| x.to_f64()).collect::<Vec<f64>>();
+    let wide = |v: Vec<f16>| v.iter().map(|x| x.to_f64()).collect::<Vec<f64>>();
     let q = wide(vector(layer, 2, head, pass.names[row]));
     let scale = std::f64::consts::LOG2_E / (layer.head_dim as f64).sqrt();
     let (mut top, mut sum, mut out) = (f64::NEG_INFINITY, 0.0, vec![0.0; layer.head_dim]);
@@ -312,7 +312,7 @@ fn definition(layer: Layer, pass: &Pass, row: usize, head: usize) -> Vec<f64> {
             for (s, &name) in scores.iter().zip(tile) {
                 let weight = (s - most).exp2();
                 part_sum += weight;
-                let rounded = bf16::from_f64(weight).to_f64();
+                let rounded = f16::from_f64(weight).to_f64();
                 let v = wide(vector(layer, 1, kv_head, name));
                 part_out
                     .iter_mut()
@@ -337,10 +337,10 @@ fn check_definition(layer: Layer, pass: &Pass, output: &Output, rows: &[usize], 
             let expected = definition(layer, pass, row, head);
             let found = &output.rows[row][head * layer.head_dim..][..layer.head_dim];
             for (f, (&bits, e)) in found.iter().zip(&expected).enumerate() {
-                let found = bf16::from_bits(bits).to_f64();
-                // half an ulp of bf16 for the output, a little for weights at the edge of rounding
+                let found = f16::from_bits(bits).to_f64();
+                // half an ulp of f16 for the output, a little for weights at the edge of rounding
                 assert!(
-                    (found - e).abs() <= e.abs() / 256.0 + 1e-3,
+                    (found - e).abs() <= e.abs() / 2048.0 + 2e-4,
                     "{what}: row {row} head {head} feature {f}: found {found}, expected {e}"
                 );
             }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 use gavel::device::cuda::layout::{GROUP, PAIR, Rows, TILE, activation_bytes, pairs};
-use half::bf16;
+use half::f16;
 use softcuda::counts::Counts;
 use softcuda::device::Model;
 use softcuda::exec::{Launch, Options, launch};
@@ -202,7 +202,7 @@ pub fn chain(tokens: &[i32], base: usize) -> Rows {
     rows
 }
 
-/// A matrix of rows of tiles and pairs of them, in fragment order; `element` gives bf16 bits.
+/// A matrix of rows of tiles and pairs of them, in fragment order; `element` gives f16 bits.
 pub fn fragments(tiles: usize, pairs: usize, element: impl Fn(usize, usize) -> u16) -> Vec<u16> {
     let mut packed = Vec::with_capacity(tiles * TILE * pairs * PAIR);
     for tile in 0..tiles {
@@ -248,9 +248,9 @@ pub fn b_order(rows: usize, columns: usize, element: impl Fn(usize, usize) -> u1
     all
 }
 
-/// Bits of a float rounded to bf16.
+/// Bits of a float rounded to f16.
 pub fn round(value: f32) -> u16 {
-    bf16::from_f32(value).to_bits()
+    f16::from_f32(value).to_bits()
 }
 
 /// A block's sum of one value a thread, in the order of kernels/reduce.cuh.

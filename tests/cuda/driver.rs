@@ -4,7 +4,7 @@ use crate::common::{FIXTURES, fixture, fragments, round};
 use crate::process::{every_failure, on_softcuda, stub, with_driver};
 use gavel::device::DeviceError;
 use gavel::device::cuda::layout::{Order, TILE};
-use gavel::device::cuda::{Arg, Buffer, Gpu, Matrix, Need, Weights};
+use gavel::device::cuda::{Arg, Buffer, Gpu, Matrix, Need, Norm, Weights};
 use gavel::model::{Dtype, Linear, Model, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
@@ -113,13 +113,13 @@ fn a_driver_without_a_device_is_said() {
     });
 }
 
-/// An element of a tensor as bf16.
+/// An element of a tensor as f16.
 fn element(tensor: &Tensor, row: usize, column: usize) -> u16 {
     let size = tensor.dtype.size();
     let bytes = &tensor.bytes()[(row * tensor.cols() + column) * size..][..size];
     match tensor.dtype {
-        Dtype::Bf16 => u16::from_le_bytes([bytes[0], bytes[1]]),
-        Dtype::F16 => round(f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()),
+        Dtype::Bf16 => round(bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32()),
+        Dtype::F16 => u16::from_le_bytes([bytes[0], bytes[1]]),
         Dtype::F32 => round(f32::from_le_bytes(bytes.try_into().unwrap())),
     }
 }
@@ -165,6 +165,12 @@ fn same(weights: &Weights, model: &Model) {
         let found: Vec<f32> = weights.read(address, expected.len()).expect("a read");
         assert_eq!(found, expected);
     };
+    let norm = |found: Norm, gain: &[f32]| {
+        let gain: Vec<f32> = gain.iter().map(|g| g * found.scale).collect();
+        vector(found.gain, &gain);
+        let size = (gain.iter().map(|g| g * g).sum::<f32>() / gain.len() as f32).sqrt();
+        assert!((0.062..0.126).contains(&size), "gains of {size}");
+    };
     assert_eq!(weights.layers.len(), w.layers.len());
     for (found, layer) in weights.layers.iter().zip(&w.layers) {
         let matrices: [(&Matrix, Option<u64>, Vec<&Linear>); 4] = [
@@ -186,8 +192,8 @@ fn same(weights: &Weights, model: &Model) {
             same_matrix(weights, matrix, &tensors);
             same_bias(weights, bias, matrix, &parts);
         }
-        vector(found.input_norm, &layer.input_norm);
-        vector(found.post_norm, &layer.post_norm);
+        norm(found.input_norm, &layer.input_norm);
+        norm(found.post_norm, &layer.post_norm);
         assert_eq!(found.q_norm.is_some(), layer.q_norm.is_some());
         assert_eq!(found.k_norm.is_some(), layer.k_norm.is_some());
         for (address, norm) in [(found.q_norm, &layer.q_norm), (found.k_norm, &layer.k_norm)] {
@@ -196,7 +202,7 @@ fn same(weights: &Weights, model: &Model) {
             }
         }
     }
-    vector(weights.norm, &w.norm);
+    norm(weights.norm, &w.norm);
     same_matrix(weights, &weights.head, &[&w.head]);
     same_matrix(weights, &weights.embed, &[&w.embed]);
     assert_eq!(weights.head == weights.embed, c.tied);
@@ -258,8 +264,8 @@ fn mixed(folder: &Path) -> Model {
 }
 
 #[test]
-fn every_type_is_rounded_to_bf16() {
-    on_softcuda("driver::every_type_is_rounded_to_bf16", &[], || {
+fn every_type_is_rounded_to_f16() {
+    on_softcuda("driver::every_type_is_rounded_to_f16", &[], || {
         let folder = tempfile::tempdir().expect("a folder");
         let model = mixed(folder.path());
         let gpu = open();

@@ -5,7 +5,7 @@ use crate::common::{
     numbers, round,
 };
 use gavel::device::cuda::layout::{MAX_ROWS, PAIR, activation_bytes, pairs};
-use half::bf16;
+use half::f16;
 
 /// Rows of the vocabulary.
 const VOCAB: usize = 301;
@@ -41,7 +41,7 @@ fn check(hidden: usize, rows: usize, level: u32, seed: u64) {
         })
         .collect();
     let values = numbers(&mut random, VOCAB * hidden);
-    let embedding = |token: usize, k: usize| bf16::from_f32(values[token * hidden + k]).to_f32();
+    let embedding = |token: usize, k: usize| f16::from_f32(values[token * hidden + k]).to_f32();
     let gain = numbers(&mut random, hidden);
     let table = fragments(VOCAB.div_ceil(16), pairs(hidden), |row, k| {
         match row < VOCAB && k < hidden {

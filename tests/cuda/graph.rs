@@ -268,7 +268,7 @@ fn what_fails_while_it_is_captured_leaves_the_stream_as_it_was() {
 
 /// Packs sixteen rows of 32 ones: the kernel and its arguments.
 fn pack(gpu: &Gpu) -> Function {
-    gpu.function("pack", "pack_bf16_rows", 0).expect("a kernel")
+    gpu.function("pack", "pack_f16_rows", 0).expect("a kernel")
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn a_kernel_writes_what_the_host_reads_where_it_lies() {
     let test = "graph::a_kernel_writes_what_the_host_reads_where_it_lies";
     let ended = on_softcuda(test, &[], || {
         let gpu = open();
-        let ones = Buffer::of(&gpu, "ones", &[0x3f80u16; 512]).expect("memory");
+        let ones = Buffer::of(&gpu, "ones", &[0x3c00u16; 512]).expect("memory");
         let ring = Pinned::new(&gpu, "ring", 1024).expect("pinned memory");
         let passed = Event::new(&gpu, false).expect("an event");
         let [first, last] = [(); 2].map(|()| Event::new(&gpu, true).expect("an event"));
@@ -304,7 +304,7 @@ fn a_kernel_writes_what_the_host_reads_where_it_lies() {
             passed.wait(what).expect("an end");
             assert!(passed.done().expect("an answer"));
             let all = words.iter().map(|word| word.load(Ordering::Acquire));
-            assert!(all.clone().all(|word| word == 0x3f80_3f80));
+            assert!(all.clone().all(|word| word == 0x3c00_3c00));
             last.wait(what).expect("an end");
             assert!(last.since(&first).is_ok());
             assert!(passed.since(&first).is_err(), "an event that is not timed");
@@ -326,7 +326,7 @@ fn as_many_blocks_run_together_as_the_device_holds() {
         let multiprocessors = gpu.properties().multiprocessors;
         let shared = gpu.properties().shared_bytes;
         let kernel = gpu
-            .function("pack", "pack_bf16_rows", shared)
+            .function("pack", "pack_f16_rows", shared)
             .expect("a kernel");
         let most = gpu.resident_blocks(kernel, 256, 0).expect("an answer");
         assert!((2..=8).contains(&most), "{most}");
@@ -334,7 +334,7 @@ fn as_many_blocks_run_together_as_the_device_holds() {
             gpu.resident_blocks(kernel, 256, shared).expect("an answer"),
             1
         );
-        let ones = Buffer::of(&gpu, "ones", &[0x3f80u16; 512]).expect("memory");
+        let ones = Buffer::of(&gpu, "ones", &[0x3c00u16; 512]).expect("memory");
         let packed = Buffer::zeroed(&gpu, "packed", 1024).expect("memory");
         let args = [
             Arg::Ptr(ones.address()),
@@ -348,7 +348,7 @@ fn as_many_blocks_run_together_as_the_device_holds() {
         };
         launch(multiprocessors * most, 0).expect("a launch");
         launch(multiprocessors, shared).expect("a launch");
-        assert_eq!(packed.read::<u16>(0, 512).expect("a copy"), [0x3f80; 512]);
+        assert_eq!(packed.read::<u16>(0, 512).expect("a copy"), [0x3c00; 512]);
         for (blocks, shared) in [
             (multiprocessors * most + 1, 0),
             (multiprocessors + 1, shared),

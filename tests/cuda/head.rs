@@ -8,6 +8,8 @@ use gavel::device::cuda::layout::MAX_ROWS;
 /// What lies in memory that no kernel should write.
 const UNTOUCHED: f32 = 123.0;
 const EPS: f32 = 1e-5;
+/// What the hidden states are multiplied by.
+const GAIN_SCALE: f32 = 4.0;
 
 fn check_hidden(hidden: usize, partials: usize, rows: usize, level: u32, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed ^ (rows * hidden) as u64);
@@ -29,6 +31,7 @@ fn check_hidden(hidden: usize, partials: usize, rows: usize, level: u32, seed: u
         Arg::I32(hidden as i32),
         Arg::I32(partials as i32),
         Arg::F32(EPS),
+        Arg::F32(GAIN_SCALE),
     ];
     let counts = device.run(device.grid("hidden", [bucket, 1, 1], 256, 0, &args));
 
@@ -37,7 +40,7 @@ fn check_hidden(hidden: usize, partials: usize, rows: usize, level: u32, seed: u
         let sum: f32 = (0..partials).fold(0.0, |sum, p| sum + squares[p * MAX_ROWS + row]);
         let scale = 1.0 / (sum / hidden as f32 + EPS).sqrt();
         for k in 0..hidden {
-            expected[row * hidden + k] = x[row * hidden + k] * scale * gain[k];
+            expected[row * hidden + k] = x[row * hidden + k] * scale * gain[k] * GAIN_SCALE;
         }
     }
     assert_eq!(bits(&device.read(out, bucket * hidden)), bits(&expected));

@@ -5,7 +5,7 @@ use bytemuck::Zeroable;
 use gavel::device::cuda::layout::{Best, MAX_ROWS, Order, Rows};
 use gavel::device::cuda::linear::{Epilogue, Linear, kernel};
 use gavel::device::cuda::plan::{Chip, Follows, Plan};
-use half::bf16;
+use half::f16;
 use softcuda::counts::Counts;
 use softcuda::exec::Accumulate;
 
@@ -77,6 +77,10 @@ impl Case {
     }
 }
 
+/// What the kernels multiply products and silu(gate) * up by.
+const INPUT_SCALE: f32 = 0.5;
+const OUT_SCALE: f32 = 0.25;
+
 /// Numbers that differ from place to place, about -1 to 1.
 fn noise(seed: u64, at: usize) -> f32 {
     let mut x =
@@ -87,9 +91,9 @@ fn noise(seed: u64, at: usize) -> f32 {
     (x >> 40) as f32 / (1 << 23) as f32 - 1.0
 }
 
-/// Rounded to bf16 and back.
+/// Rounded to f16 and back.
 fn rounded(x: f32) -> f32 {
-    bf16::from_f32(x).to_f32()
+    f16::from_f32(x).to_f32()
 }
 
 /// The matrix in packed order: row r of tile i is `[16 i + r]`.
@@ -120,12 +124,12 @@ fn activation_at(columns: usize, row: usize, k: usize) -> usize {
 struct Ran {
     counts: Counts,
     x: Vec<f32>,
-    out: Vec<bf16>,
+    out: Vec<f16>,
     squares: Vec<f32>,
     dots: Vec<f32>,
-    q: Vec<bf16>,
-    keys: Vec<bf16>,
-    values: Vec<bf16>,
+    q: Vec<f16>,
+    keys: Vec<f16>,
+    values: Vec<f16>,
     logits: Vec<f32>,
     best: Vec<Best>,
 }
@@ -261,6 +265,8 @@ fn run(
         input_parts: PARTS as i32,
         inverse_width: 1.0 / case.columns as f32,
         eps: EPS,
+        input_scale: INPUT_SCALE,
+        out_scale: OUT_SCALE,
         width: width as i32,
         out_pairs: out_pairs as i32,
         heads: heads as i32,
@@ -292,24 +298,24 @@ fn run(
         out: device
             .read::<u16>(p.out, group_rows * out_pairs * 32)
             .into_iter()
-            .map(bf16::from_bits)
+            .map(f16::from_bits)
             .collect(),
         squares: device.read(p.squares, plan.parts() * MAX_ROWS),
         dots: device.read(p.dots, plan.parts() * MAX_ROWS),
         q: device
             .read::<u16>(p.q, heads * MAX_ROWS * dim)
             .into_iter()
-            .map(bf16::from_bits)
+            .map(f16::from_bits)
             .collect(),
         keys: device
             .read::<u16>(p.keys, kv_heads * POSITIONS * dim)
             .into_iter()
-            .map(bf16::from_bits)
+            .map(f16::from_bits)
             .collect(),
         values: device
             .read::<u16>(p.values, kv_heads * POSITIONS * dim)
             .into_iter()
-            .map(bf16::from_bits)
+            .map(f16::from_bits)
             .collect(),
         logits: device.read(p.logits, logit_rows * stride),
         best: device.read(p.best, logit_rows * plan.parts()),
@@ -334,7 +340,7 @@ fn product(case: &Case, matrix: &[Vec<f32>], row: usize, at: usize) -> f64 {
         Epilogue::Residual => 1.0,
         _ => f64::from(scale_of(case, row)),
     };
-    y * scale
+    y * scale * f64::from(INPUT_SCALE)
         + f64::from(if case.bias {
             packed_bias(case, at)
         } else {
@@ -351,8 +357,8 @@ fn near(found: f32, expected: f64, tolerance: f64, what: &str) {
     );
 }
 
-/// bf16's half ulp, and what sums in f32 add to it.
-const BF16: f64 = 1.0 / 256.0;
+/// f16's half ulp, and what sums in f32 add to it.
+const F16: f64 = 1.0 / 2048.0;
 
 fn compare(case: &Case, plan: &Plan, rows: usize, ran: &Ran) {
     let matrix = packed_rows(case);
@@ -373,7 +379,7 @@ fn compare(case: &Case, plan: &Plan, rows: usize, ran: &Ran) {
                     near(
                         ran.out[activation_at(width, row, f)].to_f32(),
                         x * gain,
-                        BF16,
+                        F16,
                         "next input",
                     );
                     part_squares[f / 16 / plan.part_tiles] += x * x;
@@ -399,11 +405,11 @@ fn compare(case: &Case, plan: &Plan, rows: usize, ran: &Ran) {
             Epilogue::SwiGlu => {
                 for f in 0..tiles * 8 {
                     let (gate, up) = (y[f / 8 * 16 + f % 8], y[f / 8 * 16 + 8 + f % 8]);
-                    let expected = gate / (1.0 + (-gate).exp()) * up;
+                    let expected = gate / (1.0 + (-gate).exp()) * up * f64::from(OUT_SCALE);
                     near(
                         ran.out[activation_at(tiles * 8, row, f)].to_f32(),
                         expected,
-                        BF16,
+                        F16,
                         "swiglu",
                     );
                 }
@@ -490,7 +496,7 @@ fn compare_qkv(case: &Case, row: usize, y: &[f64], ran: &Ran) {
                     ran.values[(head - heads - kv_heads) * POSITIONS * dim + value_at(dim, slot, f)]
                 }
             };
-            near(found.to_f32(), expected, BF16, "qkv");
+            near(found.to_f32(), expected, F16, "qkv");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! kernels/pack.cu
 
-use crate::common::{Arg, Device, LEVELS, SEEDS, fragments, moved_once, numbers};
+use crate::common::{Arg, Device, LEVELS, SEEDS, fragments, moved_once, numbers, round};
 use gavel::device::cuda::layout::{PAIR, TILE};
 use half::{bf16, f16};
 
@@ -34,7 +34,7 @@ fn pack(kernel: &str, level: u32, seed: u64, shape: (usize, usize), rows: &[u8])
 }
 
 #[test]
-fn tiles_hold_the_rows_rounded_to_bf16() {
+fn tiles_hold_the_rows_rounded_to_f16() {
     let mut random = fastrand::Rng::with_seed(1);
     for level in LEVELS {
         for (shape, seed) in SHAPES.iter().cycle().zip(0..SEEDS) {
@@ -43,8 +43,8 @@ fn tiles_hold_the_rows_rounded_to_bf16() {
             let mut values = numbers(&mut random, tiles * TILE * columns);
             // halfway cases, the ends of both ranges, what rounds up to infinity, no number
             let special = [
-                f32::from_bits(0x3f80_8000),
-                f32::from_bits(0x3f81_8000),
+                f32::from_bits(0x3f80_1000),
+                f32::from_bits(0x3f80_3000),
                 f32::MIN_POSITIVE,
                 1e-40,
                 -0.0,
@@ -52,38 +52,30 @@ fn tiles_hold_the_rows_rounded_to_bf16() {
                 f32::NEG_INFINITY,
                 f32::MAX,
                 65504.0,
+                65520.0,
                 6e-8,
+                2f32.powi(-25),
+                3.0 * 2f32.powi(-25),
             ];
             for (value, special) in values.iter_mut().step_by(7).zip(special) {
                 *value = special;
             }
             let expect = |bits: &[u16]| fragments(tiles, pairs, |row, k| bits[row * columns + k]);
 
-            let of: Vec<u16> = values
-                .iter()
-                .map(|&v| bf16::from_f32(v).to_bits())
-                .collect();
-            let rows = bytemuck::cast_slice(&of);
+            let brains: Vec<bf16> = values.iter().map(|&v| bf16::from_f32(v)).collect();
+            let of: Vec<u16> = brains.iter().map(|v| round(v.to_f32())).collect();
+            let bits: Vec<u16> = brains.iter().map(|v| v.to_bits()).collect();
+            let rows = bytemuck::cast_slice(&bits);
             let found = pack("pack_bf16_rows", level, seed, *shape, rows);
             assert_eq!(found, expect(&of), "bf16 {shape:?}");
 
             let rows = bytemuck::cast_slice(&values);
+            let of: Vec<u16> = values.iter().map(|&v| round(v)).collect();
             let found = pack("pack_f32_rows", level, seed, *shape, rows);
             assert_eq!(found, expect(&of), "f32 {shape:?}");
 
-            let halves: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
-            let of: Vec<u16> = halves
-                .iter()
-                .map(|v| bf16::from_f32(v.to_f32()).to_bits())
-                .collect();
-            let bits: Vec<u16> = halves.iter().map(|v| v.to_bits()).collect();
-            let found = pack(
-                "pack_f16_rows",
-                level,
-                seed,
-                *shape,
-                bytemuck::cast_slice(&bits),
-            );
+            let rows = bytemuck::cast_slice(&of);
+            let found = pack("pack_f16_rows", level, seed, *shape, rows);
             assert_eq!(found, expect(&of), "f16 {shape:?}");
         }
     }
@@ -95,15 +87,39 @@ fn what_is_no_number_stays_so() {
         let values = vec![f32::NAN; TILE * PAIR];
         let rows = bytemuck::cast_slice(&values);
         let found = pack("pack_f32_rows", level, 0, (1, 1), rows);
-        assert!(found.iter().all(|&bits| bf16::from_bits(bits).is_nan()));
-        let bits = vec![f16::NAN.to_bits(); TILE * PAIR];
-        let found = pack(
-            "pack_f16_rows",
-            level,
-            0,
-            (1, 1),
-            bytemuck::cast_slice(&bits),
-        );
-        assert!(found.iter().all(|&bits| bf16::from_bits(bits).is_nan()));
+        assert!(found.iter().all(|&bits| f16::from_bits(bits).is_nan()));
+        for (kernel, nan) in [
+            ("pack_bf16_rows", bf16::NAN.to_bits()),
+            ("pack_f16_rows", f16::NAN.to_bits()),
+        ] {
+            let bits = vec![nan; TILE * PAIR];
+            let found = pack(kernel, level, 0, (1, 1), bytemuck::cast_slice(&bits));
+            assert!(found.iter().all(|&bits| f16::from_bits(bits).is_nan()));
+        }
+    }
+}
+
+/// What pack.cu says of them: a bf16 from 2^-17 to 65,280 is what it was.
+#[test]
+fn weights_in_bf16_are_what_they_were() {
+    let exact = |bits: u16| {
+        let size = bf16::from_bits(bits & 0x7fff).to_f32();
+        (2f32.powi(-17)..=65_280.0).contains(&size)
+    };
+    let all: Vec<u16> = (0..=u16::MAX).filter(|&bits| exact(bits)).collect();
+    let mut rows = all.clone();
+    rows.resize(all.len().next_multiple_of(TILE * PAIR), 0);
+    let shape = (rows.len() / (TILE * PAIR), 1);
+    let found = pack(
+        "pack_bf16_rows",
+        LEVELS[0],
+        0,
+        shape,
+        bytemuck::cast_slice(&rows),
+    );
+    let expected = fragments(shape.0, 1, |row, k| rows[row * PAIR + k]);
+    for (found, expected) in found.iter().zip(expected) {
+        let (found, expected) = (f16::from_bits(*found), bf16::from_bits(expected));
+        assert_eq!(found.to_f32(), expected.to_f32());
     }
 }

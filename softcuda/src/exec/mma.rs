@@ -43,10 +43,11 @@ pub(super) fn run(regs: &mut Regs, mma: &Mma, accumulate: Accumulate) {
     let types = (mma.a_type, mma.c_type, mma.d_type);
     match mma.a_type {
         Element::S8 | Element::U8 => integer(regs, mma),
-        _ if types == (Element::Bf16, Element::F32, Element::F32)
-            && (mma.k, accumulate) == (16, Accumulate::Sequential) =>
+        _ if (types.1, types.2) == (Element::F32, Element::F32)
+            && (mma.k, accumulate) == (16, Accumulate::Sequential)
+            && matches!(mma.a_type, Element::F16 | Element::Bf16) =>
         {
-            brain(regs, mma);
+            halves(regs, mma);
         }
         _ => float(regs, mma, accumulate),
     }
@@ -141,19 +142,20 @@ macro_rules! fill {
 }
 
 wide! {
-/// `m16n8k16` of bf16, of which models are made: a register of A or B is an 8x8 matrix by rows, or
-/// by columns for B, four lanes to a row.
-fn brain(regs: &mut Regs, mma: &Mma) {
-    let values: [[u32; LANES]; 4] = [0, 1, 2, 3].map(|i| regs.rows[mma.a[i] as usize].0);
-    let columns: [[u32; LANES]; 2] = [0, 1].map(|i| regs.rows[mma.b[i] as usize].0);
+/// `m16n8k16` of 16-bit formats with sums in f32, of which models are made: a register of A or B is an
+/// 8x8 matrix by rows, or by columns for B, four lanes to a row.
+fn halves(regs: &mut Regs, mma: &Mma) {
+    let half = mma.a_type == Element::F16;
+    let values: [[[f32; LANES]; 2]; 4] = [0, 1, 2, 3].map(|i| widened(regs, mma.a[i], half));
+    let columns: [[[f32; LANES]; 2]; 2] = [0, 1].map(|i| widened(regs, mma.b[i], half));
     let old: [[f32; LANES]; 4] = [0, 1, 2, 3].map(|i| f32::get(regs, mma.c[i]));
     let mut b = [[0f32; 8]; 16];
-    for half in 0..2 {
+    for right in 0..2 {
         for pair in 0..4 {
             for column in 0..8 {
-                let word = columns[half][4 * column + pair];
-                b[8 * half + 2 * pair][column] = f32::from_bits(word << 16);
-                b[8 * half + 2 * pair + 1][column] = f32::from_bits(word & 0xffff_0000);
+                for part in 0..2 {
+                    b[8 * right + 2 * pair + part][column] = columns[right][part][4 * column + pair];
+                }
             }
         }
     }
@@ -166,15 +168,14 @@ fn brain(regs: &mut Regs, mma: &Mma) {
                 sums[row][2 * pair + 1] = old[2 * upper + 1][4 * row + pair];
             }
         }
-        for half in 0..2 {
-            let words = &values[2 * half + upper];
+        for right in 0..2 {
+            let a = &values[2 * right + upper];
             for pair in 0..4 {
                 // eight rows side by side: sums of a row wait for each other
                 for part in 0..2 {
-                    let line = b[8 * half + 2 * pair + part];
+                    let line = b[8 * right + 2 * pair + part];
                     for row in 0..8 {
-                        let word = words[4 * row + pair];
-                        let x = f32::from_bits(if part == 0 { word << 16 } else { word & 0xffff_0000 });
+                        let x = a[part][4 * row + pair];
                         for column in 0..8 {
                             sums[row][column] = x.mul_add(line[column], sums[row][column]);
                         }
@@ -193,6 +194,20 @@ fn brain(regs: &mut Regs, mma: &Mma) {
         f32::put(regs, mma.d[i], &new[i], u32::MAX);
     }
 }
+}
+
+/// The lower and the upper elements of a register of two.
+#[inline(always)]
+fn widened(regs: &Regs, register: u16, half: bool) -> [[f32; LANES]; 2] {
+    let words = regs.rows[register as usize].0;
+    if half {
+        [0, 16].map(|shift| words.map(|word| f16_to_f32((word >> shift) as u16)))
+    } else {
+        [
+            words.map(|word| f32::from_bits(word << 16)),
+            words.map(|word| f32::from_bits(word & 0xffff_0000)),
+        ]
+    }
 }
 
 wide! {

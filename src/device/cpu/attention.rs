@@ -384,7 +384,7 @@ unsafe fn softmax<S: Simd>(pair: &mut Pair<'_>) {
     }
 }
 
-/// Rounds weights exp(s - max) where the CUDA kernels do: exp(s - top) is in bf16, where top is the
+/// Rounds weights exp(s - max) where the CUDA kernels do: exp(s - top) is in f16, where top is the
 /// largest score so far among the four tiles of 16 positions that are summed together.
 fn round_weights(pair: &mut Pair<'_>) {
     for four in pair.scores[..pair.visible].chunks_mut(4 * TILE) {
@@ -392,7 +392,7 @@ fn round_weights(pair: &mut Pair<'_>) {
         for tile in four.chunks_mut(TILE) {
             top = tile.iter().copied().fold(top, f32::max);
             for weight in tile.iter_mut().filter(|w| **w > 0.0) {
-                *weight = half::bf16::from_f32(*weight / top).to_f32() * top;
+                *weight = half::f16::from_f32(*weight / top).to_f32() * top;
             }
         }
     }

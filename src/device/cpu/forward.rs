@@ -12,6 +12,7 @@ use super::linear::{
 use super::lines::Lines;
 use super::simd::{Simd, entry_points};
 use super::team::{Shared, Team};
+use crate::device::range::{HEADROOM, gain_scale};
 use crate::device::{Logits, PassOutput, Want};
 use crate::model::{Config, Dtype, Layer, Model, Tensor};
 use crate::tree::TokenTree;
@@ -26,14 +27,19 @@ pub(super) enum Activations {
     F32,
     /// rounded where the CUDA kernels round: x * gain before its scale, q, k, v, the weights of
     /// softmax, the output of attention, silu(gate) * up
-    Bf16,
+    F16,
 }
 
 impl Activations {
     fn round(self, values: &mut [f32]) {
-        if self == Activations::Bf16 {
+        self.round_times(1.0, values);
+    }
+
+    /// Rounds values that are kept times `scale`, a power of two.
+    fn round_times(self, scale: f32, values: &mut [f32]) {
+        if self == Activations::F16 {
             for v in values {
-                *v = half::bf16::from_f32(*v).to_f32();
+                *v = half::f16::from_f32(*v * scale).to_f32() / scale;
             }
         }
     }
@@ -248,7 +254,7 @@ impl Run<'_> {
                 q: &s.q,
                 views: self.views,
                 cache: cache.layer(layer),
-                rounded: self.activations == Activations::Bf16,
+                rounded: self.activations == Activations::F16,
                 out: Shared::new(&mut s.attended),
             },
         );
@@ -284,7 +290,7 @@ impl Run<'_> {
             &orders,
         );
         swiglu(self.team, &mut s.gate, &s.up, n);
-        self.activations.round(&mut s.gate);
+        self.activations.round_times(HEADROOM, &mut s.gate);
         let product = [Product::new(&w.down, Epilogue::Add, Shared::new(&mut s.x))];
         let order = [Order::of(w.down.weight.dtype)];
         by_order(self.team, &s.gate, rows, &mut s.packed, &product, &order);
@@ -303,9 +309,10 @@ impl Run<'_> {
         s.normed.resize(x.len());
         match activations {
             Activations::F32 => rms_norm(self.team, eps, x, gain, &mut s.normed),
-            Activations::Bf16 => {
+            Activations::F16 => {
+                let gain_scale = gain_scale(gain);
                 let rows = x.chunks(hidden).zip(s.normed.chunks_mut(hidden));
-                rows.for_each(|(x, out)| rounded_norm_row(x, gain, eps, out));
+                rows.for_each(|(x, out)| rounded_norm_row(x, gain, gain_scale, eps, out));
             }
         }
     }
@@ -381,7 +388,7 @@ impl Run<'_> {
             by_order(self.team, x, logit_rows, &mut s.packed, &product, &order);
         }
         if want.hidden {
-            if self.activations == Activations::Bf16 {
+            if self.activations == Activations::F16 {
                 self.norm(norm, first, Activations::F32);
             }
             output.last_hidden = self.s.normed.to_vec();
@@ -484,14 +491,14 @@ unsafe fn norm_body<S: Simd>(x: *const f32, gain: *const f32, n: usize, eps: f32
     }
 }
 
-/// out = bf16(x * gain) / sqrt(mean(x^2) + eps)
-fn rounded_norm_row(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+/// out = f16(x * gain * gain_scale) / gain_scale / sqrt(mean(x^2) + eps)
+fn rounded_norm_row(x: &[f32], gain: &[f32], gain_scale: f32, eps: f32, out: &mut [f32]) {
     let squares: f32 = x.iter().map(|x| x * x).sum();
     let scale = 1.0 / (squares / x.len() as f32 + eps).sqrt();
     for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
         *out = x * gain;
     }
-    Activations::Bf16.round(out);
+    Activations::F16.round_times(gain_scale, out);
     out.iter_mut().for_each(|y| *y *= scale);
 }
 

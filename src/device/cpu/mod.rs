@@ -58,11 +58,11 @@ impl Cpu {
         Cpu::with_isa(setup, Isa::Portable)
     }
 
-    /// The device with activations rounded to bf16 where the CUDA kernels round them, to compare
+    /// The device with activations rounded to f16 where the CUDA kernels round them, to compare
     /// those with.
     pub fn open_rounded(setup: &Setup) -> Result<Cpu, DeviceError> {
         let mut cpu = Cpu::with_isa(setup, Isa::best())?;
-        cpu.target.activations = Activations::Bf16;
+        cpu.target.activations = Activations::F16;
         Ok(cpu)
     }
 

@@ -1,8 +1,9 @@
 //! One model on a GPU: a pass over a token tree, five launches a layer.
 //!
-//! x is the residual stream. Whoever writes it also writes bf16(x * gain) for the product that
+//! x is the residual stream. Whoever writes it also writes f16(x * gain) for the product that
 //! comes next, and partial sums of squares by which that product scales its output (kernels/).
 
+use super::super::range::HEADROOM;
 use super::super::{DeviceError, Logits, PassOutput, Want};
 use super::attention;
 use super::driver::{Arg, Function, Gpu};
@@ -14,7 +15,7 @@ use super::memory::{Buffer, Need};
 use super::plan::{Chip, GROUPS, Plan, Plans};
 use super::rows::{Slots, fit, slots, views};
 use super::sizes::{SPLIT, Sizes, attention_record, need};
-use super::weights::{Matrix, Weights};
+use super::weights::{Matrix, Norm, Weights};
 use crate::judge::{Judge, Tap};
 use crate::model::{Config, Model};
 use crate::tree::TokenTree;
@@ -317,7 +318,7 @@ impl Forward {
         let args = [
             Arg::Ptr(self.rows.address()),
             Arg::Ptr(table.address),
-            Arg::Ptr(self.weights.layers[0].input_norm),
+            Arg::Ptr(self.weights.layers[0].input_norm.gain),
             Arg::Ptr(self.x.address()),
             Arg::Ptr(self.normed.address()),
             Arg::Ptr(self.squares.address()),
@@ -344,21 +345,14 @@ impl Forward {
         let keys = self.cache.address() + (2 * index * of_layer) as u64;
         let values = keys + of_layer as u64;
         // shared weights may have more layers than this model
-        let next_gain = match index + 1 < c.layers {
+        let next_norm = match index + 1 < c.layers {
             true => self.weights.layers[index + 1].input_norm,
             false => self.weights.norm,
         };
-        let scaled = |p: Linear, parts: usize| Linear {
-            input: self.normed.address(),
-            input_squares: self.squares.address(),
-            input_parts: parts as i32,
-            inverse_width: 1.0 / c.hidden_size as f32,
-            ..p
-        };
-        let residual = |p: Linear, input: &Buffer, gain: u64| Linear {
+        let residual = |p: Linear, input: &Buffer, next: Norm| Linear {
             input: input.address(),
             x: self.x.address(),
-            gain,
+            gain: next.gain,
             out: self.normed.address(),
             squares: self.squares.address(),
             width: c.hidden_size as i32,
@@ -369,7 +363,9 @@ impl Forward {
         self.linear(
             &plans.qkv,
             rows,
-            scaled(
+            self.normed(
+                w.input_norm,
+                parts,
                 Linear {
                     weights: w.qkv.address,
                     bias: w.qkv_bias.unwrap_or(0),
@@ -386,7 +382,6 @@ impl Forward {
                     head_dim: c.head_dim as i32,
                     ..Linear::of(&plans.qkv, Epilogue::Qkv)
                 },
-                parts,
             ),
         )?;
         self.attend(rows, keys, values)?;
@@ -401,17 +396,20 @@ impl Forward {
             bias: w.gate_up_bias.unwrap_or(0),
             out: self.inner.address(),
             out_pairs: plans.down.pairs as i32,
+            out_scale: HEADROOM,
             ..Linear::of(&plans.gate_up, Epilogue::SwiGlu)
         };
-        self.linear(&plans.gate_up, rows, scaled(gate_up, plans.o.parts()))?;
+        let gate_up = self.normed(w.post_norm, plans.o.parts(), gate_up);
+        self.linear(&plans.gate_up, rows, gate_up)?;
         let down = Linear {
             judge,
             dots,
+            input_scale: 1.0 / HEADROOM,
             weights: w.down.address,
             bias: w.down_bias.unwrap_or(0),
             ..Linear::of(&plans.down, Epilogue::Residual)
         };
-        self.linear(&plans.down, rows, residual(down, &self.inner, next_gain))?;
+        self.linear(&plans.down, rows, residual(down, &self.inner, next_norm))?;
         Ok(plans.down.parts())
     }
 
@@ -478,24 +476,29 @@ impl Forward {
         // one row alone stands anywhere in its group
         let first_group = from / GROUP;
         let rows = from % GROUP + count;
-        self.linear(
-            plan,
-            rows,
-            Linear {
-                weights: self.weights.head.address,
-                input: self.normed.address(),
-                input_squares: self.squares.address(),
-                input_parts: parts as i32,
-                inverse_width: 1.0 / c.hidden_size as f32,
-                logits: self.logits.address(),
-                best: self.best.address(),
-                first_group: first_group as i32,
-                first_row: from as i32,
-                vocabulary: c.vocab_size as i32,
-                logits_stride: self.logits_stride() as i32,
-                ..Linear::of(plan, Epilogue::Logits)
-            },
-        )
+        let head = Linear {
+            weights: self.weights.head.address,
+            logits: self.logits.address(),
+            best: self.best.address(),
+            first_group: first_group as i32,
+            first_row: from as i32,
+            vocabulary: c.vocab_size as i32,
+            logits_stride: self.logits_stride() as i32,
+            ..Linear::of(plan, Epilogue::Logits)
+        };
+        self.linear(plan, rows, self.normed(self.weights.norm, parts, head))
+    }
+
+    /// `p` with the rows of x, normalised, for input; x's squares lie in `parts` sums.
+    fn normed(&self, norm: Norm, parts: usize, p: Linear) -> Linear {
+        Linear {
+            input: self.normed.address(),
+            input_squares: self.squares.address(),
+            input_parts: parts as i32,
+            inverse_width: 1.0 / self.model.config.hidden_size as f32,
+            input_scale: 1.0 / norm.scale,
+            ..p
+        }
     }
 
     fn last_hidden(&self, rows: usize, parts: usize) -> Result<Vec<f32>, DeviceError> {
@@ -503,12 +506,13 @@ impl Forward {
         let args = [
             Arg::Ptr(self.rows.address()),
             Arg::Ptr(self.x.address()),
-            Arg::Ptr(self.weights.norm),
+            Arg::Ptr(self.weights.norm.gain),
             Arg::Ptr(self.squares.address()),
             Arg::Ptr(self.hidden.address()),
             Arg::I32(c.hidden_size as i32),
             Arg::I32(parts as i32),
             Arg::F32(c.rms_norm_eps),
+            Arg::F32(1.0 / self.weights.norm.scale),
         ];
         // SAFETY: head.cu's parameters; the buffers hold MAX_ROWS rows.
         unsafe { self.launch("hidden", rows, THREADS, 0, &args)? };
@@ -606,7 +610,7 @@ impl Forward {
         &self.path
     }
 
-    /// bf16 \[layers, keys and values, kv_heads, slots * head_dim\], a head as in layout.cuh.
+    /// f16 \[layers, keys and values, kv_heads, slots * head_dim\], a head as in layout.cuh.
     pub fn cache(&self) -> &Buffer {
         &self.cache
     }

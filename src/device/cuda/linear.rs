@@ -54,6 +54,8 @@ pub struct Linear {
     pub input_parts: i32,
     pub inverse_width: f32,
     pub eps: f32,
+    pub input_scale: f32,
+    pub out_scale: f32,
     pub width: i32,
     pub out_pairs: i32,
     pub part_tiles: i32,
@@ -66,7 +68,7 @@ pub struct Linear {
     pub logits_stride: i32,
 }
 
-const _: () = assert!(size_of::<Linear>() == 22 * 8 + 20 * 4, "as in layout.cuh");
+const _: () = assert!(size_of::<Linear>() == 22 * 8 + 22 * 4, "as in layout.cuh");
 
 impl Linear {
     /// The parameters that a plan says.
@@ -79,6 +81,8 @@ impl Linear {
             worker_units: (plan.units() / plan.workers) as i32,
             more_units: (plan.units() % plan.workers) as i32,
             part_tiles: plan.part_tiles as i32,
+            input_scale: 1.0,
+            out_scale: 1.0,
             ..Linear::default()
         }
     }

@@ -31,7 +31,7 @@ pub use graph::{Event, Graph};
 pub use memory::{Buffer, Need, Pinned};
 pub use plan::Plans;
 pub use sizes::need;
-pub use weights::{LayerWeights, Matrix, Weights};
+pub use weights::{LayerWeights, Matrix, Norm, Weights};
 
 use super::sequence::{Tickets, check_context, check_judge, check_pass, check_step};
 use super::{

@@ -5,6 +5,7 @@
 //! whatever the model, and the file is read once.
 
 use super::super::DeviceError;
+use super::super::range::gain_scale;
 use super::driver::{Arg, Function, Gpu, check};
 use super::graph::Event;
 use super::layout::{Order, PAIR, TILE, packed_bytes, pairs};
@@ -46,12 +47,21 @@ impl Matrix {
     }
 }
 
+/// The gain of a norm, as the products that follow it take it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm {
+    /// Address of gain * scale, \[H\].
+    pub gain: u64,
+    /// A power of two (`gain_scale` in src/device/range.rs).
+    pub scale: f32,
+}
+
 /// One layer. Vectors are addresses of f32; biases lie in packed order, one for every row of the
 /// packed matrix, padding included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerWeights {
-    /// Gain of the norm before attention, \[H\].
-    pub input_norm: u64,
+    /// The norm before attention.
+    pub input_norm: Norm,
     /// q, k and v.
     pub qkv: Matrix,
     /// Their biases.
@@ -64,8 +74,8 @@ pub struct LayerWeights {
     pub o: Matrix,
     /// Its bias.
     pub o_bias: Option<u64>,
-    /// Gain of the norm before the MLP, \[H\].
-    pub post_norm: u64,
+    /// The norm before the MLP.
+    pub post_norm: Norm,
     /// Gate and up.
     pub gate_up: Matrix,
     /// Their biases.
@@ -82,8 +92,8 @@ pub struct Weights {
     pub layers: Vec<LayerWeights>,
     /// Embedding \[V, H\]; the LM head itself where the model is tied.
     pub embed: Matrix,
-    /// Gain of the final norm, \[H\].
-    pub norm: u64,
+    /// The final norm.
+    pub norm: Norm,
     /// LM head \[V, H\].
     pub head: Matrix,
     /// The allocations that all of these lie in.
@@ -218,21 +228,21 @@ impl Weights {
             let ((qkv, qkv_bias), (o, o_bias)) = (load(&qkv)?, load(&o)?);
             let ((gate_up, gate_up_bias), (down, down_bias)) = (load(&gate_up)?, load(&down)?);
             layers.push(LayerWeights {
-                input_norm: vectors.put(&layer.input_norm),
+                input_norm: vectors.norm(&layer.input_norm),
                 qkv,
                 qkv_bias,
                 q_norm: layer.q_norm.as_ref().map(|norm| vectors.put(norm)),
                 k_norm: layer.k_norm.as_ref().map(|norm| vectors.put(norm)),
                 o,
                 o_bias,
-                post_norm: vectors.put(&layer.post_norm),
+                post_norm: vectors.norm(&layer.post_norm),
                 gate_up,
                 gate_up_bias,
                 down,
                 down_bias,
             });
         }
-        let norm = vectors.put(&w.norm);
+        let norm = vectors.norm(&w.norm);
         let head = weights.matrix(&mut packer, &[&w.head], table(c))?;
         let mut buffers = Vec::new();
         let embed = match tied(model) {
@@ -388,6 +398,15 @@ impl Vectors {
         self.data.resize(at, 0.0);
         self.data.extend_from_slice(values);
         address
+    }
+
+    fn norm(&mut self, gain: &[f32]) -> Norm {
+        let scale = gain_scale(gain);
+        let scaled: Vec<f32> = gain.iter().map(|g| g * scale).collect();
+        Norm {
+            gain: self.put(&scaled),
+            scale,
+        }
     }
 
     /// The biases of a packed matrix, where any part has one.
