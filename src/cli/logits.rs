@@ -9,6 +9,7 @@ use gavel::draft::Drafter;
 use gavel::judge::Judge;
 use gavel::output::write_atomically;
 use gavel::tree::{MAX_ROWS, TokenTree};
+use gavel::verify::{Law, Sampling};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -85,13 +86,17 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         file.f32("tree_last_hidden", &output.last_hidden, hidden_size);
         file.scores("tree_scores", &output.scores);
     }
+    let mut done = Ok(());
     if args.greedy > 0 {
         let last = &prompt.logits[prompt.logits.len() - vocab_size..];
-        let tokens = greedy(device.as_mut(), argmax(last), args.greedy, &mut progress)?;
-        file.i64("greedy", &tokens);
+        match greedy(device.as_mut(), last, args.greedy, &mut progress) {
+            Ok(tokens) => file.i64("greedy", &tokens),
+            Err(error) => done = Err(error.context("--greedy (what came before is written)")),
+        }
     }
     drop(progress);
-    file.write(&args.out)
+    file.write(&args.out)?;
+    done
 }
 
 fn read_prompt(
@@ -108,10 +113,10 @@ fn read_prompt(
     Ok(output)
 }
 
-/// `count` tokens: the given one, then each the best after the ones before.
+/// `count` tokens: the best of `logits`, then each the best after the ones before.
 fn greedy(
     device: &mut dyn Device,
-    first: u32,
+    logits: &[f32],
     count: usize,
     progress: &mut Progress,
 ) -> anyhow::Result<Vec<i64>> {
@@ -119,24 +124,19 @@ fn greedy(
         logits: Logits::Last,
         ..Want::default()
     };
-    let mut tokens = vec![first];
+    let mut tokens = vec![argmax(logits)?];
     while tokens.len() < count {
         let next = gavel::device::prefill(device, &tokens[tokens.len() - 1..], &want)?;
-        tokens.push(argmax(&next.logits));
+        tokens.push(argmax(&next.logits)?);
         progress.advance(1);
     }
     Ok(tokens.into_iter().map(i64::from).collect())
 }
 
 /// The lowest id of the highest logit.
-fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (id, &z) in logits.iter().enumerate() {
-        if z > logits[best] {
-            best = id;
-        }
-    }
-    best as u32
+fn argmax(logits: &[f32]) -> anyhow::Result<u32> {
+    let law = Law::new(logits, logits.len(), &Sampling::GREEDY)?;
+    law.certain().context("a greedy law has one token")
 }
 
 fn read_ids(ids: &str) -> anyhow::Result<Vec<u32>> {

@@ -364,6 +364,9 @@ pub enum DeviceError {
     /// The policy does not fit the proposal or the logits.
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    /// Logits that are no numbers, where activations are f16.
+    #[error("{0}; on CUDA activations are f16, infinite beyond 65,504: --device cpu has float32")]
+    NotFinite(VerifyError),
     /// The drafter cannot do what the step asks.
     #[error("{0}")]
     Draft(String),

@@ -4,10 +4,12 @@
 use crate::common::{FIXTURES, fixture};
 use crate::process::on_softcuda;
 use gavel::device::cpu::Cpu;
-use gavel::device::{Device, DeviceError, Logits, PassOutput, Setup, Want, prefill};
+use gavel::device::cuda::Cuda;
+use gavel::device::{Device, DeviceError, Logits, PassOutput, Request, Setup, Step, Want, prefill};
 use gavel::draft::Drafter;
 use gavel::model::Model;
-use gavel::tree::TokenTree;
+use gavel::tree::{Shape, TokenTree};
+use gavel::verify::{Policy, Rule, Sampling};
 use half::bf16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::path::{Path, PathBuf};
@@ -137,8 +139,9 @@ impl Case {
         TokenTree::new(self.tokens.clone(), self.parents.clone()).expect("a tree")
     }
 
-    /// What the command writes on the CUDA device that this process finds.
-    fn on_cuda(&self) -> File {
+    /// What the command writes on the CUDA device that this process finds, and what it says where it
+    /// fails after that.
+    fn on_cuda(&self) -> Result<File, (File, String)> {
         let folder = tempfile::tempdir().expect("a folder");
         let (tree, out) = (
             folder.path().join("tree.json"),
@@ -166,9 +169,12 @@ impl Case {
             .arg(&out);
         let output = command.output().expect("a process");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}: {said}", self.dir.display());
         assert!(!said.contains("leak"), "{}: {said}", self.dir.display());
-        File::read(&out)
+        let file = File::read(&out);
+        match output.status.success() {
+            true => Ok(file),
+            false => Err((file, said.into_owned())),
+        }
     }
 
     /// Prompt and tree on a CPU device.
@@ -293,7 +299,9 @@ const ROUNDING: f64 = 0.01;
 
 /// Logits of the command against both computations, and greedy tokens.
 fn check(case: &Case, name: &str, other_roundings: f64) {
-    let found = case.on_cuda();
+    let found = case
+        .on_cuda()
+        .unwrap_or_else(|(_, said)| panic!("{name}: {said}"));
     let (exact, rounded) = (case.on_cpu(Cpu::open), case.on_cpu(Cpu::open_rounded));
     for (i, prefix) in ["", "tree_"].iter().enumerate() {
         let name = format!("{name} {prefix}logits");
@@ -346,4 +354,40 @@ fn logits_agree_whatever_the_size_of_the_residual_stream() {
     if let Some(said) = said {
         println!("{said}");
     }
+}
+
+#[test]
+fn what_is_beyond_f16_is_said() {
+    on_softcuda("agreement::what_is_beyond_f16_is_said", &[], || {
+        let folder = tempfile::tempdir().expect("a folder");
+        let case = Case::of_amplified("llama-mha", folder.path(), 2f32.powi(15), 1.0);
+        let Err((file, said)) = case.on_cuda() else {
+            panic!("logits of activations beyond f16");
+        };
+        // the logits are there to be looked at
+        assert!(file.floats("logits").iter().any(|z| z.is_nan()));
+        assert!(said.contains("--greedy"), "{said}");
+        assert!(said.contains("is NaN, expected a finite number"), "{said}");
+
+        let setup = Setup {
+            context: 100,
+            target: Arc::new(Model::open(&case.dir).expect("a model")),
+            drafter: Drafter::None,
+            threads: 0,
+        };
+        let mut device = Cuda::open(&setup, 0).expect("a device");
+        let request = Request {
+            prompt: case.ids.clone(),
+            max_tokens: 5,
+            stop_tokens: Vec::new(),
+            seed: 1,
+            sequence: 0,
+        };
+        device.start(&request).expect("a start");
+        let plain = Step::new(Shape::NONE, Policy::new(Sampling::GREEDY, Rule::Chain));
+        let ticket = device.enqueue(&plain).expect("a step");
+        let said = device.read(ticket).expect_err("an error").to_string();
+        assert!(said.contains("is NaN, expected a finite number"), "{said}");
+        assert!(said.contains("activations are f16"), "{said}");
+    });
 }

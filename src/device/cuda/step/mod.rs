@@ -355,12 +355,11 @@ impl Stepper {
         let at = report.at.max(0) as usize;
         let found = match report.error {
             1 => unusable(target, at).map(|source| {
-                VerifyError::Logits {
+                DeviceError::NotFinite(VerifyError::Logits {
                     whose: "target",
                     row: at,
                     source,
-                }
-                .into()
+                })
             }),
             2 => Ok(DeviceError::Draft(format!(
                 "drafter: a logit of row {at} is not a finite number"
