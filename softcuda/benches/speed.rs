@@ -184,15 +184,21 @@ fn speed(c: &mut Criterion) {
     );
     let mma = ".reg .b32 %f<16>;";
     let before: String = (0..16).map(|i| format!("mov.b32 %f{i}, 0;\n")).collect();
-    let body = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f0, %f1, %f2, %f3}, \
-                {%f4, %f5, %f6, %f7}, {%f8, %f9}, {%f0, %f1, %f2, %f3};\n";
-    let text = ptx(mma, &before, body, keep);
-    bench(c, "mma.m16n8k16", &text, 1);
+    let text = |format: &str| {
+        let body = format!(
+            "mma.sync.aligned.m16n8k16.row.col.f32.{format}.{format}.f32 {{%f0, %f1, %f2, %f3}}, \
+             {{%f4, %f5, %f6, %f7}}, {{%f8, %f9}}, {{%f0, %f1, %f2, %f3}};\n"
+        );
+        ptx(mma, &before, &body, keep)
+    };
+    bench(c, "mma.m16n8k16 of bf16", &text("bf16"), 1);
+    let text = text("f16");
+    bench(c, "mma.m16n8k16 of f16", &text, 1);
     let groups = Options {
         accumulate: Accumulate::Groups8,
         ..Options::default()
     };
-    bench_under(c, "mma.m16n8k16 in groups of 8", &text, 1, &groups);
+    bench_under(c, "mma.m16n8k16 of f16 in groups of 8", &text, 1, &groups);
 }
 
 criterion_group!(benches, speed, fences);

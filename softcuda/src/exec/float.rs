@@ -345,8 +345,12 @@ pub(crate) fn f32_to_bf16(x: f32) -> u16 {
 
 #[inline(always)]
 pub(crate) fn f16_to_f32(h: u16) -> f32 {
-    let magnitude = u32::from(h & 0x7fff) << 13;
-    let sign = u32::from(h & 0x8000) << 16;
+    f16_of(u32::from(h & 0x7fff) << 13, u32::from(h & 0x8000) << 16)
+}
+
+/// The f16 whose exponent and fraction (`magnitude`) and sign lie where an f32 has its own.
+#[inline(always)]
+pub(crate) fn f16_of(magnitude: u32, sign: u32) -> f32 {
     // 2^112 moves the exponent from one bias to the other, and makes denormals normal
     let scaled = f32::from_bits(magnitude) * f32::from_bits(0x7780_0000);
     let special = magnitude | 0x7f80_0000;

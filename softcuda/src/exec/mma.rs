@@ -201,7 +201,10 @@ fn halves(regs: &mut Regs, mma: &Mma) {
 fn widened(regs: &Regs, register: u16, half: bool) -> [[f32; LANES]; 2] {
     let words = regs.rows[register as usize].0;
     if half {
-        [0, 16].map(|shift| words.map(|word| f16_to_f32((word >> shift) as u16)))
+        [
+            words.map(|word| f16_of((word & 0x7fff) << 13, (word & 0x8000) << 16)),
+            words.map(|word| f16_of(word >> 3 & 0x0fff_e000, word & 0x8000_0000)),
+        ]
     } else {
         [
             words.map(|word| f32::from_bits(word << 16)),
