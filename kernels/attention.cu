@@ -28,8 +28,8 @@
 // States are folded in ascending order, sub-splits into splits, splits into the result. A row that
 // sees nothing of a tile, sub-split or split is left as it is by it, up to the sign of a zero, which
 // the last addition takes away. So ROW_TILES, the other rows and the grid move no bit. All sums are
-// written as intrinsics, lest instances contract them differently. Values are finite: those of
-// positions that a row does not see meet a weight of zero.
+// written as intrinsics, lest instances contract them differently. Values are finite, linear.cu sees
+// to it: those of positions that a row does not see meet a weight of zero.
 //
 // A tile that reaches beyond `shared` lies elsewhere for each row. It is gathered row by row along
 // the row's path into the lanes that plain decoding would use, and the row keeps its own result.

@@ -249,9 +249,12 @@ struct Qkv {
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 if (at.row(i) >= rows) continue;
-                for (int h = 0; h < 2; h++)
+                for (int h = 0; h < 2; h++) {
+                    // finite, whatever the row is: who does not see it meets it with a weight of zero
+                    const float v = fminf(fmaxf(c[2 * h + i], -MOST_F16), MOST_F16);
                     *reinterpret_cast<uint16_t*>(values + value_at(dim, base + at.row(i), feature + h * half)) =
-                        static_cast<uint16_t>(pack_f16(c[2 * h + i], 0.0f));
+                        static_cast<uint16_t>(pack_f16(v, 0.0f));
+                }
             }
             return;
         }

@@ -22,7 +22,10 @@ __device__ __forceinline__ uint32_t transpose(uint32_t x) {
     return y;
 }
 
-// Two floats as f16, the first in the lower half, rounded to nearest even; what is beyond 65,504
+// The largest f16 that is finite.
+constexpr float MOST_F16 = 65504.0f;
+
+// Two floats as f16, the first in the lower half, rounded to nearest even; what is beyond MOST_F16
 // becomes infinite.
 __device__ __forceinline__ uint32_t pack_f16(float low, float high) {
     uint32_t y;

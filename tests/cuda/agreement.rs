@@ -1,7 +1,7 @@
 //! What `gavel logits --device cuda` writes, against transformers in float32 and against the CPU
 //! device that rounds where the kernels round.
 
-use crate::common::{FIXTURES, fixture};
+use crate::common::{FIXTURES, edited_fixture, fixture};
 use crate::process::on_softcuda;
 use gavel::device::cpu::Cpu;
 use gavel::device::cuda::Cuda;
@@ -10,8 +10,7 @@ use gavel::draft::Drafter;
 use gavel::model::Model;
 use gavel::tree::{Shape, TokenTree};
 use gavel::verify::{Policy, Rule, Sampling};
-use half::bf16;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -85,11 +84,6 @@ impl Case {
     /// up to the epsilon of its norms.
     fn of_amplified(name: &str, folder: &Path, stream: f32, gain: f32) -> Case {
         let from = Case::of_fixture(name);
-        for name in ["config.json", "generation_config.json"] {
-            std::fs::copy(from.dir.join(name), folder.join(name)).expect("a copy");
-        }
-        let file = File::read(&from.dir.join("model.safetensors"));
-        let tensors = SafeTensors::deserialize(&file.0).expect("safetensors");
         let factor = |name: &str| {
             let of = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
             match name {
@@ -100,22 +94,10 @@ impl Case {
                 _ => 1.0,
             }
         };
-        let amplified = tensors.tensors().into_iter().map(|(name, tensor)| {
-            let factor = factor(&name);
-            let values = tensor.data().as_chunks().0.iter();
-            let values = values.map(|&two| bf16::from_le_bytes(two).to_f32() * factor);
-            let data: Vec<u8> = values
-                .flat_map(|v| bf16::from_f32(v).to_le_bytes())
-                .collect();
-            (name, tensor.shape().to_vec(), data)
+        edited_fixture(name, folder, |name, values| {
+            let factor = factor(name);
+            values.iter_mut().for_each(|v| *v *= factor);
         });
-        let amplified: Vec<_> = amplified.collect();
-        let views = amplified.iter().map(|(name, shape, data)| {
-            let view = TensorView::new(Dtype::BF16, shape.clone(), data).expect("a tensor");
-            (name.as_str(), view)
-        });
-        let file = safetensors::serialize(views, None).expect("a file");
-        std::fs::write(folder.join("model.safetensors"), file).expect("a file");
         let dir = folder.to_owned();
         Case { dir, ..from }
     }
@@ -170,6 +152,7 @@ impl Case {
         let output = command.output().expect("a process");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!said.contains("leak"), "{}: {said}", self.dir.display());
+        assert!(out.exists(), "{}: {said}", self.dir.display());
         let file = File::read(&out);
         match output.status.success() {
             true => Ok(file),
@@ -185,13 +168,16 @@ impl Case {
     }
 
     fn open(&self, open: fn(&Setup) -> Result<Cpu, DeviceError>) -> Cpu {
-        let setup = Setup {
+        open(&self.setup()).expect("a CPU device")
+    }
+
+    fn setup(&self) -> Setup {
+        Setup {
             context: 250,
             target: Arc::new(Model::open(&self.dir).expect("a model")),
             drafter: Drafter::None,
             threads: 0,
-        };
-        open(&setup).expect("a CPU device")
+        }
     }
 
     /// Tokens are those of the float32 CPU device up to the first near tie, 0.05 standard
@@ -369,13 +355,7 @@ fn what_is_beyond_f16_is_said() {
         assert!(said.contains("--greedy"), "{said}");
         assert!(said.contains("is NaN, expected a finite number"), "{said}");
 
-        let setup = Setup {
-            context: 100,
-            target: Arc::new(Model::open(&case.dir).expect("a model")),
-            drafter: Drafter::None,
-            threads: 0,
-        };
-        let mut device = Cuda::open(&setup, 0).expect("a device");
+        let mut device = Cuda::open(&case.setup(), 0).expect("a device");
         let request = Request {
             prompt: case.ids.clone(),
             max_tokens: 5,

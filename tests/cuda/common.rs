@@ -2,7 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 use gavel::device::cuda::layout::{GROUP, PAIR, Rows, TILE, activation_bytes, pairs};
-use half::f16;
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use softcuda::counts::Counts;
 use softcuda::device::Model;
 use softcuda::exec::{Launch, Options, launch};
@@ -32,6 +33,35 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
         .join(name)
+}
+
+/// Writes a copy of a checkpoint of tests/fixtures into `folder`: `edit` is given each tensor's name
+/// and its values, row major, and the copy is in bf16 as the checkpoint is.
+pub fn edited_fixture(name: &str, folder: &Path, edit: impl Fn(&str, &mut [f32])) {
+    let from = fixture(name);
+    for name in ["config.json", "generation_config.json"] {
+        std::fs::copy(from.join(name), folder.join(name)).expect("a copy");
+    }
+    let bytes = std::fs::read(from.join("model.safetensors")).expect("weights");
+    let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let edited = tensors.tensors().into_iter().map(|(name, tensor)| {
+        assert_eq!(tensor.dtype(), Dtype::BF16, "{name}");
+        let values = tensor.data().as_chunks().0.iter();
+        let mut values: Vec<f32> = values
+            .map(|&two| bf16::from_le_bytes(two).to_f32())
+            .collect();
+        edit(&name, &mut values);
+        let data = values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes());
+        let data: Vec<u8> = data.collect();
+        (name, tensor.shape().to_vec(), data)
+    });
+    let edited: Vec<_> = edited.collect();
+    let views = edited.iter().map(|(name, shape, data)| {
+        let view = TensorView::new(Dtype::BF16, shape.clone(), data).expect("a tensor");
+        (name.as_str(), view)
+    });
+    let file = safetensors::serialize(views, None).expect("a file");
+    std::fs::write(folder.join("model.safetensors"), file).expect("a file");
 }
 
 /// What build.rs keeps beside the images.

@@ -1,16 +1,21 @@
 //! Passes of whole models through the driver: bit for bit in any company, and failing on purpose.
 
-use crate::common::{FIXTURES, fixture};
+use crate::common::{FIXTURES, edited_fixture, fixture};
 use crate::process::{every_failure, on_softcuda, softcuda, with_driver};
 use gavel::device::cuda::Cuda;
 use gavel::device::{Device, DeviceError, Logits, PassOutput, Setup, Want, prefill};
 use gavel::draft::Drafter;
 use gavel::model::Model;
 use gavel::tree::TokenTree;
+use std::path::Path;
 use std::sync::Arc;
 
 fn open(name: &str) -> Cuda {
-    let target = Arc::new(Model::open(&fixture(name)).expect("a model"));
+    open_at(&fixture(name))
+}
+
+fn open_at(folder: &Path) -> Cuda {
+    let target = Arc::new(Model::open(folder).expect("a model"));
     let setup = Setup {
         context: 250,
         target,
@@ -140,6 +145,45 @@ fn a_row_has_the_same_bits_in_any_company() {
             return;
         }
     }
+}
+
+/// A draft token whose activations are no numbers costs those who do not see it nothing: neither its
+/// siblings, nor those who find its keys and values in slots that they do not see.
+#[test]
+fn a_row_of_no_numbers_stays_alone() {
+    let test = "pass::a_row_of_no_numbers_stays_alone";
+    on_softcuda(test, &[], || {
+        const BROKEN: u32 = 7;
+        let folder = tempfile::tempdir().expect("a folder");
+        edited_fixture("llama-mha", folder.path(), |name, values| {
+            if name.contains("embed_tokens") {
+                let width = values.len() / 320;
+                values[BROKEN as usize * width..][..width].fill(1e6);
+            }
+        });
+        let prompt = [1, 2, 3];
+        let passes = |sibling: u32| {
+            let mut device = open_at(folder.path());
+            prefill(&mut device, &prompt, &Want::default()).expect("a pass");
+            let mut tree = TokenTree::default();
+            for token in [5, sibling, 9] {
+                tree.push(None, token);
+            }
+            tree.push(Some(0), 11);
+            let output = device.pass(&tree, &all()).expect("a pass");
+            let rows: Vec<Vec<u32>> = (0..4).map(|row| bits(&output, row, 4)).collect();
+            // the sibling's slot lies behind this row's
+            let after = prefill(&mut device, &[5], &all()).expect("a pass");
+            (rows, bits(&after, 0, 1))
+        };
+        let (rows, after) = passes(8);
+        let (beside, then) = passes(BROKEN);
+        assert!(f32::from_bits(beside[1][0]).is_nan());
+        for row in [0, 2, 3] {
+            assert!(rows[row] == beside[row], "row {row}");
+        }
+        assert!(after == then, "a row in front of its slot");
+    });
 }
 
 #[test]

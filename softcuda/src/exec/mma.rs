@@ -40,13 +40,10 @@ pub(super) fn transpose(regs: &mut Regs, d: u16, a: u16) {
 
 /// D = A B + C for the whole warp. A is 16 x k by rows, B is k x 8 by columns.
 pub(super) fn run(regs: &mut Regs, mma: &Mma, accumulate: Accumulate) {
-    let types = (mma.a_type, mma.c_type, mma.d_type);
+    let common = (mma.k, mma.c_type, mma.d_type) == (16, Element::F32, Element::F32);
     match mma.a_type {
         Element::S8 | Element::U8 => integer(regs, mma),
-        _ if (types.1, types.2) == (Element::F32, Element::F32)
-            && (mma.k, accumulate) == (16, Accumulate::Sequential)
-            && matches!(mma.a_type, Element::F16 | Element::Bf16) =>
-        {
+        Element::F16 | Element::Bf16 if common && accumulate == Accumulate::Sequential => {
             halves(regs, mma);
         }
         _ => float(regs, mma, accumulate),
